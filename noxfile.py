@@ -1,0 +1,64 @@
+"""The project's checks, each in an environment of its own: `python -m nox -s tests lint types docs`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_external_run = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install the package with its extras, and the named dependency groups."""
+    session.install("-e", f".{extras}", *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, with branch coverage of what they ran."""
+    install(session, "tests", extras="[cli]")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    if session.posargs:
+        return
+    session.run("coverage", "report", "--fail-under=95")
+    session.run("coverage", "report", "--include=tensorpool_async/protocol/*", "--fail-under=100")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of package and tests with both checkers, strictly."""
+    install(session, "typing", extras="[cli]")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, "docs", extras="[cli]")
+    shutil.rmtree(Path("docs/_build"), ignore_errors=True)
+    session.run("sphinx-build", "-T", "-E", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Provision docs/examples/fleet.toml against an emulator in the same process, then destroy it again."""
+    install(session, extras="[cli]")
+    session.run("tpa", "up", "docs/examples/fleet.toml", "--emulate", *session.posargs)
