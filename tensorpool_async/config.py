@@ -1,0 +1,125 @@
+"""Where the key and the engine's address come from, and the timeouts.
+
+The engine's own command-line client reads the same places: the environment variables `TENSORPOOL_KEY` and
+`TENSORPOOL_ENGINE`, and the line `TENSORPOOL_KEY=…` of a file `.env` in the working directory.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import attrs
+
+from tensorpool_async.errors import ConfigurationError
+from tensorpool_async.secrets import Secret
+
+
+KEY_VARIABLE = "TENSORPOOL_KEY"
+ENGINE_VARIABLE = "TENSORPOOL_ENGINE"
+DEFAULT_BASE_URL = "https://engine.tensorpool.dev"
+DASHBOARD = "https://tensorpool.dev/dashboard"
+
+
+def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{attribute.name} is {value!r}, and must be above 0 seconds")
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """How long one HTTP attempt may go without progress, in seconds.
+
+    There is no limit on a whole attempt or on the time spent waiting for a slot: a fleet of thousands may well queue
+    for minutes. For a limit on a wait, use `Operation.result(timeout=…)`.
+
+    Attributes:
+        connect: Until a connection is made, from looking up the name to the end of the TLS handshake.
+        read: Between two pieces of an answer; the first of them counts from the end of the request.
+    """
+
+    connect: float = attrs.field(default=10.0, validator=_positive)
+    read: float = attrs.field(default=30.0, validator=_positive)
+
+
+def find_key(argument: str | Secret | None) -> Secret:
+    """Return the API key: the argument, else `TENSORPOOL_KEY`, else the line of `.env` in the working directory.
+
+    Raises:
+        ConfigurationError: There is none, or it holds characters that no HTTP header can carry.
+    """
+    if isinstance(argument, Secret):
+        argument = argument.reveal()
+    key = argument if argument is not None else os.environ.get(KEY_VARIABLE) or _key_from_dotenv(Path(".env"))
+    key = (key or "").strip()
+    if not key:
+        raise ConfigurationError(
+            f"no API key: pass api_key=…, set {KEY_VARIABLE}, or write {KEY_VARIABLE}=… into .env. "
+            f"Keys are made on {DASHBOARD}"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigurationError("the API key holds blanks or characters that are not ASCII; it is not shown here")
+    return Secret(key)
+
+
+def _key_from_dotenv(path: Path) -> str | None:
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, separator, value = line.removeprefix("export ").partition("=")
+        if separator and name.strip() == KEY_VARIABLE:
+            return value.strip().strip("'\"")
+    return None
+
+
+def find_base_url(argument: str | None, *, allow_insecure: bool = False) -> str:
+    """Return the engine's address: the argument, else `TENSORPOOL_ENGINE`, else the public engine; no slash at the end.
+
+    Raises:
+        ConfigurationError: It is no http(s) address of a bare host, or it would send the key in the clear.
+    """
+    url = argument if argument is not None else os.environ.get(ENGINE_VARIABLE) or DEFAULT_BASE_URL
+    url = url.strip().removesuffix("/")
+    problem = _problem_of(url, allow_insecure=allow_insecure)
+    if problem:
+        raise ConfigurationError(f"the base URL {_without_userinfo(url)!r} {problem}")
+    return url
+
+
+def _problem_of(url: str, *, allow_insecure: bool) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        return f"cannot be read: {error}"
+    if parts.scheme not in {"http", "https"}:
+        return "has no scheme: it must start with https:// (or http:// for an engine on this machine)"
+    if not host or any(character.isspace() for character in url):
+        return "names no host"
+    if parts.username is not None:
+        return "holds a user name or password: the key is passed as api_key"
+    if parts.path or parts.query or parts.fragment or url.endswith(("?", "#")):
+        return "must be a bare address, without path, query or fragment"
+    if parts.scheme == "http" and not is_loopback(host) and not allow_insecure:
+        return "would send the key unencrypted; use https://, or allow_insecure=True if that is meant"
+    return None
+
+
+def _without_userinfo(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
