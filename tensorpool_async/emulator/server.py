@@ -1,0 +1,166 @@
+"""The emulator as its users hold it: one object, one address, one `async with`."""
+
+import random
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Literal, Self
+
+from aiohttp import web
+
+from tensorpool_async.emulator.clock import Clock, Duration
+from tensorpool_async.emulator.cluster import Cluster
+from tensorpool_async.emulator.clusters import Clusters, Durations
+from tensorpool_async.emulator.engine import Engine
+from tensorpool_async.emulator.faults import Fault, Faults
+from tensorpool_async.emulator.gate import Gate
+from tensorpool_async.emulator.ledger import Ledger
+from tensorpool_async.emulator.pace import RateLimit, RetryAfter
+from tensorpool_async.emulator.record import Record
+from tensorpool_async.emulator.requests import Request, Requests
+
+
+class Emulator:
+    """A TensorPool engine on a socket of this machine, for one `async with`.
+
+    All its state is in memory and ends with it. Durations are seconds, or a range from which each is drawn.
+
+    Args:
+        host: The address to listen on.
+        port: 0 takes a free one.
+        key: The API key that it accepts.
+        speed: Divides the durations below and multiplies what is charged. Retry-After stays as it is.
+        seed: Ids, drawn durations and the chances of faults follow from it.
+        retry_after: Seconds told to pollers while a request is not terminal; decimals are sent as they are.
+        retry_after_format: "date" sends an HTTP-date, rounded up.
+        provision_seconds: From the creation of a cluster until it runs.
+        destroy_seconds: The same for its end.
+        edit_seconds: The same for an edit.
+        capacity: Nodes of an instance type that can live at once; types not named are unlimited.
+        balance: US dollars of the account.
+        rate_limit: Requests answered per second, the others get 429; None is no limit.
+        rate_burst: Requests that may come at once after a pause; None is one second's worth.
+        no_request_ids: Leave the request id out of every 202.
+        latency: Real seconds from each request to its answer.
+        faults: The first `emulator.faults`.
+
+    Attributes:
+        faults: What is to go wrong; may be added to at any time.
+        record: What was really done.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        key: str = "tp-emulator-key",
+        speed: float = 1.0,
+        seed: int = 0,
+        retry_after: float = 1.0,
+        retry_after_format: Literal["seconds", "date"] = "seconds",
+        provision_seconds: Duration = (120.0, 360.0),
+        destroy_seconds: Duration = 20.0,
+        edit_seconds: Duration = 1.0,
+        capacity: Mapping[str, int] | None = None,
+        balance: float = 1_000_000.0,
+        rate_limit: float | None = None,
+        rate_burst: float | None = None,
+        no_request_ids: bool = False,
+        latency: float = 0.0,
+        faults: Iterable[Fault] = (),
+    ) -> None:
+        def rng(purpose: str) -> random.Random:
+            return random.Random(f"{seed} {purpose}")
+
+        clock = Clock(speed, rng("durations"))
+        self.record = record = Record()
+        self.faults = Faults(clock, record, rng("faults"))
+        self.faults.add(*faults)
+        self.key = key
+        self._host, self._port = host, port
+        ledger = Ledger(balance, clock)
+        requests = Requests(clock, rng("requests"))
+        durations = Durations(provision_seconds, destroy_seconds, edit_seconds)
+        clusters = Clusters(
+            clock=clock,
+            record=record,
+            ledger=ledger,
+            requests=requests,
+            durations=durations,
+            capacity=capacity,
+            rng=rng("clusters"),
+        )
+        told = RetryAfter(retry_after, retry_after_format, clock)
+        self._engine = Engine(clock, record, self.faults, ledger, requests, clusters, told, no_request_ids)
+        self._gate = Gate(self._engine, key, RateLimit(rate_limit, rate_burst), latency)
+        self._runner: web.ServerRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """The base URL, without a slash at its end."""
+        if not self._gate.url:
+            raise RuntimeError("the emulator has no address before it is entered")
+        return self._gate.url
+
+    @property
+    def clusters(self) -> dict[str, Cluster]:
+        """Every cluster by its id, as it is now; destroyed ones stay, as DESTROYED."""
+        return self._engine.clusters.by_id
+
+    @property
+    def requests(self) -> dict[str, Request]:
+        """Every request by its id."""
+        return self._engine.requests.by_id
+
+    @property
+    def capacity(self) -> dict[str, int]:
+        """Nodes of an instance type that can live at once; may be changed at any time."""
+        return self._engine.clusters.capacity
+
+    @property
+    def balance(self) -> float:
+        """US dollars left, now. May be set."""
+        return self._engine.ledger.balance
+
+    @balance.setter
+    def balance(self, dollars: float) -> None:
+        self._engine.ledger.balance = dollars
+
+    @property
+    def rate_limit(self) -> float | None:
+        """Requests answered per second. May be set."""
+        return self._gate.limit.rate
+
+    @rate_limit.setter
+    def rate_limit(self, rate: float | None) -> None:
+        self._gate.limit.rate = rate
+
+    @property
+    def rate_burst(self) -> float | None:
+        """Requests that may come at once after a pause. May be set."""
+        return self._gate.limit.burst
+
+    @rate_burst.setter
+    def rate_burst(self, burst: float | None) -> None:
+        self._gate.limit.burst = burst
+
+    async def __aenter__(self) -> Self:
+        if self._runner is not None:
+            raise RuntimeError("an emulator is entered once")
+        self._engine.clock.start()
+        server = web.Server(self._gate.handle, handler_cancellation=True, access_log=None)
+        # What is still being handled at the end is woken up by the gate; this is for what is not.
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port, backlog=4096).start()
+        host, port = self._runner.addresses[0][:2]
+        self._gate.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._engine.clock.stop()
+        self._gate.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
