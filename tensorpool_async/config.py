@@ -60,7 +60,9 @@ def find_key(argument: str | Secret | None) -> Secret:
             f"Keys are made on {DASHBOARD}"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigurationError("the API key holds blanks or characters that are not ASCII; it is not shown here")
+        raise ConfigurationError(
+            "the API key holds blanks or characters that are not ASCII; it is not shown here"
+        )
     return Secret(key)
 
 
@@ -97,17 +99,20 @@ def _problem_of(url: str, *, allow_insecure: bool) -> str | None:
         _ = parts.port
     except ValueError as error:
         return f"cannot be read: {error}"
-    if parts.scheme not in {"http", "https"}:
-        return "has no scheme: it must start with https:// (or http:// for an engine on this machine)"
-    if not host or any(character.isspace() for character in url):
-        return "names no host"
-    if parts.username is not None:
-        return "holds a user name or password: the key is passed as api_key"
-    if parts.path or parts.query or parts.fragment or url.endswith(("?", "#")):
-        return "must be a bare address, without path, query or fragment"
-    if parts.scheme == "http" and not is_loopback(host) and not allow_insecure:
-        return "would send the key unencrypted; use https://, or allow_insecure=True if that is meant"
-    return None
+    problems = {
+        "has no scheme: it must start with https:// (or http:// for an engine on this machine)": (
+            parts.scheme not in {"http", "https"}
+        ),
+        "names no host": not host or any(character.isspace() for character in url),
+        "holds a user name or password: the key is passed as api_key": parts.username is not None,
+        "must be a bare address, without path, query or fragment": (
+            bool(parts.path or parts.query or parts.fragment) or url.endswith(("?", "#"))
+        ),
+        "would send the key unencrypted; use https://, or allow_insecure=True if that is meant": (
+            parts.scheme == "http" and not is_loopback(host or "") and not allow_insecure
+        ),
+    }
+    return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
 def _without_userinfo(url: str) -> str:

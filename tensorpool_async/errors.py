@@ -73,7 +73,9 @@ class TensorPoolError(Exception):
 def _rebuild(kind: type[TensorPoolError], args: tuple[Any, ...]) -> TensorPoolError:
     # The state that follows restores every attribute, so the constructor's own signature need not be met.
     error = kind.__new__(kind, *args)
-    error.args = args  # OSError's __new__, behind TimeoutError, leaves them to an __init__ that is not called here
+    error.args = (
+        args  # OSError's __new__, behind TimeoutError, leaves them to an __init__ that is not called here
+    )
     return error
 
 
@@ -90,7 +92,9 @@ class FleetFileError(ConfigurationError):
         key: The dotted key, such as `clusters.trainer.count`, where there is one.
     """
 
-    def __init__(self, message: str, *, path: str = "", line: int | None = None, key: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, path: str = "", line: int | None = None, key: str | None = None
+    ) -> None:
         self.path = path
         self.line = line
         self.key = key
@@ -262,13 +266,18 @@ class FleetError(TensorPoolError, ExceptionGroup[Exception]):
 
     members: Mapping[str, str]
 
-    def __new__(cls, message: str, exceptions: Sequence[Exception], members: Mapping[str, str] | None = None) -> Self:
+    def __new__(
+        cls, message: str, exceptions: Sequence[Exception], members: Mapping[str, str] | None = None
+    ) -> Self:
         group = super().__new__(cls, message, exceptions)
         group.members = dict(members or {})
         return group
 
     def __init__(
-        self, message: str, exceptions: Sequence[Exception], members: Mapping[str, str] | None = None
+        self,
+        message: str,
+        exceptions: Sequence[Exception],
+        members: Mapping[str, str] | None = None,  # noqa: ARG002 - __new__ has kept them
     ) -> None:
         super().__init__(message, exceptions)
 

@@ -1,0 +1,198 @@
+"""The session manager: it puts the parts together, and does nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from ssl import SSLContext
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import attrs
+
+from tensorpool_async.config import Timeouts, find_base_url, find_key
+from tensorpool_async.flow.limiter import LimiterStatistics, RateLimiter
+from tensorpool_async.operations import Operation
+from tensorpool_async.poller import Poller
+from tensorpool_async.protocol import tokens
+from tensorpool_async.protocol.polling import PollPolicy
+from tensorpool_async.protocol.retries import RetryPolicy
+from tensorpool_async.resources.clusters import Clusters
+from tensorpool_async.secrets import Secret
+from tensorpool_async.submissions import Submitter
+from tensorpool_async.transport import Transport
+
+
+if TYPE_CHECKING:
+    from tensorpool_async.fleet import Fleet, FleetSession
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """What a client has done so far.
+
+    Attributes:
+        requests: HTTP attempts.
+        retries: Attempts that repeated a request.
+        rate_limited: Answers that asked to wait: 429, or 503 with Retry-After.
+        polls: Attempts that polled an operation.
+        operations: Operations that have not ended.
+        limiter: What the limiter is doing; it may be shared with other clients.
+    """
+
+    requests: int
+    retries: int
+    rate_limited: int
+    polls: int
+    operations: int
+    limiter: LimiterStatistics
+
+
+class TensorPool:
+    """A client of the TensorPool engine.
+
+    ```python
+    async with TensorPool() as tp:
+        cluster = await tp.clusters.create("8xH100").result()
+    ```
+
+    Nothing is opened before the first request. A client belongs to the event loop of its first use.
+
+    What is sent again, and what is not:
+
+    - What the engine certainly has not seen is sent again.
+    - GET and DELETE are sent again after a server error or a lost answer; a repeated DELETE that finds nothing is done.
+    - POST and PATCH are never repeated blindly: after a lost answer they end in `AmbiguousOutcomeError`.
+    - After 429, or 503 with Retry-After, all requests of the limiter wait as long as the engine asks, and go on.
+    - Other refusals are raised at once.
+
+    Attributes:
+        clusters: Clusters of GPUs.
+    """
+
+    def __init__(
+        self,
+        api_key: str | Secret | None = None,
+        *,
+        base_url: str | None = None,
+        limiter: RateLimiter | None = None,
+        retry: RetryPolicy | None = None,
+        polling: PollPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        session: aiohttp.ClientSession | None = None,
+        ssl: SSLContext | bool | aiohttp.Fingerprint | None = None,
+        proxy: str | None = None,
+        trust_env: bool = True,
+        allow_insecure: bool = False,
+    ) -> None:
+        """Make a client.
+
+        Args:
+            api_key: The key; else `TENSORPOOL_KEY`, else the line `TENSORPOOL_KEY=…` of `.env` in the working directory.
+            base_url: The engine's address; else `TENSORPOOL_ENGINE`, else the public engine.
+            limiter: A limiter to share with other clients of the same key.
+            retry: How often and how soon requests are sent again.
+            polling: How often operations are polled.
+            timeouts: How long one HTTP attempt may go without progress, in seconds.
+            session: A session to use; it is not closed.
+            ssl: A TLS context, a fingerprint, or False to verify nothing.
+            proxy: The address of an HTTP proxy.
+            trust_env: Whether proxies are taken from the environment, if none is given.
+            allow_insecure: Whether the key may be sent over plain http to another machine.
+
+        Raises:
+            ConfigurationError: There is no key, or the base URL cannot be used.
+        """
+        self._base_url = find_base_url(base_url, allow_insecure=allow_insecure)
+        self._transport = Transport(
+            key=find_key(api_key),
+            base_url=self._base_url,
+            limiter=limiter or RateLimiter(),
+            retry=retry or RetryPolicy(),
+            timeouts=timeouts or Timeouts(),
+            session=session,
+            ssl=True if ssl is None else ssl,
+            proxy=proxy,
+            trust_env=trust_env,
+        )
+        self._poller = Poller(self._transport)
+        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy())
+        self.clusters = Clusters(self._transport, self._submitter)
+
+    @property
+    def base_url(self) -> str:
+        """The engine's address."""
+        return self._base_url
+
+    @property
+    def limiter(self) -> RateLimiter:
+        """The limiter, to share with another client of the same key."""
+        return self._transport.limiter
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed."""
+        return self._transport.closed
+
+    def operation(self, request_id_or_token: str) -> Operation[Any]:
+        """Go on with an operation that was begun before, in this process or another.
+
+        With a token, the operation's kind and resource are known at once. With a bare request id they are found out
+        from the engine, by the first poll.
+
+        Raises:
+            ConfigurationError: It is a token that is damaged, or of a newer version.
+        """
+        operation = self._submitter.resume(tokens.decode(request_id_or_token))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return operation  # it is polled once it is awaited
+        operation.start(0.0)
+        return operation
+
+    def fleet(self, fleet: Fleet | str | os.PathLike[str]) -> FleetSession:
+        """Work on a fleet of clusters.
+
+        Args:
+            fleet: The fleet, or the path of its file.
+
+        Raises:
+            FleetFileError: The file has a mistake.
+        """
+        from tensorpool_async import fleet as fleets
+
+        return fleets.FleetSession(self, fleet if isinstance(fleet, fleets.Fleet) else fleets.load(fleet))
+
+    def statistics(self) -> Statistics:
+        """Return what this client has done so far."""
+        counters = self._transport.counters
+        return Statistics(
+            requests=counters.requests,
+            retries=counters.retries,
+            rate_limited=counters.rate_limited,
+            polls=counters.polls,
+            operations=len(self._poller),
+            limiter=self._transport.limiter.statistics(),
+        )
+
+    async def aclose(self) -> None:
+        """Stop polling and close the session. Operations go on at the engine; who waits for one is told so."""
+        await self._poller.aclose()
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._poller)} operations in flight"
+        return f"<TensorPool {self._base_url}, {state}>"

@@ -1,0 +1,213 @@
+"""The shared rate limiter: slots, a pace, pauses, and three lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import attrs
+
+from tensorpool_async.errors import WrongEventLoopError
+from tensorpool_async.protocol.lanes import LaneOrder
+from tensorpool_async.protocol.pace import Pace
+from tensorpool_async.protocol.requests import Lane
+
+
+@attrs.frozen(kw_only=True)
+class LimiterStatistics:
+    """What a limiter is doing.
+
+    Attributes:
+        in_flight: Slots that are held: HTTP attempts under way.
+        max_in_flight: Slots that there are.
+        waiting: How many wait in each lane: changes, reads, polls.
+        granted: Attempts let through so far.
+        rate_limited: Attempts that were asked to wait (429, or 503 with Retry-After) so far.
+        paused_for: Seconds until requests may go again; 0 when there is no pause.
+        per_second: The pace that holds now, in requests per second; None where nothing bounds it.
+    """
+
+    in_flight: int
+    max_in_flight: int
+    waiting: tuple[int, int, int]
+    granted: int
+    rate_limited: int
+    paused_for: float
+    per_second: float | None
+
+
+class RateLimiter:
+    """Decides when each HTTP attempt may go. One for each API key: share it between clients of the same key.
+
+    - At most `max_in_flight` attempts at a time. A slot is held from before the request is sent until its answer is
+      read, and never over a sleep.
+    - At most `max_per_second` attempts per second, evenly spaced, if given. Without it the pace is found from what the
+      engine answers: it falls when the engine says 429 and slowly rises while it does not.
+    - When one request is told to wait, all wait. After that they go one after the other at the new pace.
+    - Changes go before reads, and reads before polls, and none starves. Within a lane: first come, first served.
+
+    A limiter is bound to the event loop that it is used on, as long as anything is under way.
+    """
+
+    __slots__ = (
+        "_granted",
+        "_in_flight",
+        "_loop",
+        "_max_in_flight",
+        "_order",
+        "_pace",
+        "_queues",
+        "_rate_limited",
+        "_timer",
+    )
+
+    def __init__(self, max_in_flight: int = 32, max_per_second: float | None = None) -> None:
+        """Make a limiter.
+
+        Args:
+            max_in_flight: HTTP attempts at a time.
+            max_per_second: HTTP attempts per second; None finds the pace from what the engine answers.
+
+        Raises:
+            ValueError: A number is not above 0.
+        """
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight is {max_in_flight}, and must be at least 1")
+        if max_per_second is not None and not 0 < max_per_second < float("inf"):
+            raise ValueError(f"max_per_second is {max_per_second}, and must be above 0")
+        self._max_in_flight = max_in_flight
+        self._pace = Pace(max_per_second)
+        self._order = LaneOrder()
+        self._queues: tuple[deque[asyncio.Future[float]], ...] = (deque(), deque(), deque())
+        self._in_flight = 0
+        self._granted = 0
+        self._rate_limited = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def max_in_flight(self) -> int:
+        """HTTP attempts that may be under way at a time."""
+        return self._max_in_flight
+
+    async def acquire(self, lane: Lane = Lane.READ) -> float:
+        """Wait for a slot and for the pace; return the time of the grant, which `release` takes back.
+
+        Whoever is cancelled here holds nothing and has taken nobody's turn.
+
+        Raises:
+            WrongEventLoopError: The limiter is in use on another event loop.
+        """
+        loop = self._bind()
+        if self._may_go(loop.time()) and not any(self._queues):
+            return self._grant(loop.time())
+        turn: asyncio.Future[float] = loop.create_future()
+        self._queues[lane].append(turn)
+        self._wake()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._wake()  # a timer may have been set for this waiter alone
+            else:
+                self.release(turn.result())  # the grant came in the same moment, and is passed on
+            raise
+
+    def release(self, granted_at: float, *, retry_after: float | None = None, ok: bool = False) -> None:
+        """Give a slot back, and say how it went.
+
+        Args:
+            granted_at: What `acquire` returned.
+            retry_after: Seconds that the engine asked everybody to wait, where it did.
+            ok: Whether the engine let the request through.
+        """
+        self._in_flight -= 1
+        if retry_after is not None:
+            self._rate_limited += 1
+            loop = self._loop
+            now = granted_at if loop is None else loop.time()
+            self._pace.throttled(now, granted_at, retry_after)
+        elif ok:
+            self._pace.succeeded(waited=any(self._queues))
+        self._wake()
+
+    @asynccontextmanager
+    async def slot(self, lane: Lane = Lane.READ) -> AsyncGenerator[None]:
+        """Hold a slot for the body of an `async with`: for other traffic that shares the limit."""
+        granted_at = await self.acquire(lane)
+        try:
+            yield
+        finally:
+            self.release(granted_at)
+
+    def statistics(self) -> LimiterStatistics:
+        """Return what the limiter is doing now."""
+        now = self._loop.time() if self._loop is not None else 0.0
+        waiting = [sum(1 for turn in queue if not turn.done()) for queue in self._queues]
+        return LimiterStatistics(
+            in_flight=self._in_flight,
+            max_in_flight=self._max_in_flight,
+            waiting=(waiting[Lane.CHANGE], waiting[Lane.READ], waiting[Lane.POLL]),
+            granted=self._granted,
+            rate_limited=self._rate_limited,
+            paused_for=max(0.0, self._pace.paused_until - now) if self._loop is not None else 0.0,
+            per_second=self._pace.rate,
+        )
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        waiting = "/".join(str(count) for count in now.waiting)
+        pace = "" if now.per_second is None else f", {now.per_second:.3g}/s"
+        pause = f", paused for {now.paused_for:.1f} s" if now.paused_for else ""
+        return f"<RateLimiter {now.in_flight}/{now.max_in_flight} in flight, {waiting} waiting{pace}{pause}>"
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if (
+                self._loop is not None
+                and (self._in_flight or any(self._queues))
+                and not self._loop.is_closed()
+            ):
+                raise WrongEventLoopError(
+                    "the limiter is in use on another event loop; make one for each loop"
+                )
+            self._loop = loop
+            self._in_flight = 0
+            self._timer = None
+            for queue in self._queues:
+                queue.clear()
+        return loop
+
+    def _may_go(self, now: float) -> bool:
+        return self._in_flight < self._max_in_flight and self._pace.ready_at <= now
+
+    def _grant(self, now: float) -> float:
+        self._pace.take(now)
+        self._in_flight += 1
+        self._granted += 1
+        return now
+
+    def _wake(self) -> None:
+        """Let go whoever may go now, and set the timer for the next one."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        loop = self._loop
+        if loop is None:
+            return
+        while True:
+            for queue in self._queues:
+                while queue and queue[0].done():
+                    queue.popleft()
+            if not any(self._queues) or self._in_flight >= self._max_in_flight:
+                return
+            now = loop.time()
+            if self._pace.ready_at > now:
+                self._timer = loop.call_at(self._pace.ready_at, self._wake)
+                return
+            lane = self._order.next_lane([bool(queue) for queue in self._queues])
+            if lane is not None:
+                self._queues[lane].popleft().set_result(self._grant(now))

@@ -1,0 +1,117 @@
+"""From JSON to attrs and back: one converter, tolerant where the engine's answers are not certain.
+
+- A field that is null counts as absent, so that its default holds.
+- A field may have several names on the wire (`names(…)`), of which the first is written back.
+- What no field takes is kept in `extra`, and written back from there.
+- What cannot be read is a `DecodeError` that names the path, such as `$.instances[0].id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import attrs
+from cattrs import BaseValidationError, Converter, transform_error
+from cattrs.gen import make_dict_structure_fn, override
+
+from tensorpool_async.errors import DecodeError
+from tensorpool_async.models.enums import OpenEnum
+
+
+T = TypeVar("T")
+
+WIRE_NAMES = "tensorpool_async.wire_names"
+
+converter = Converter()
+
+
+def names(*wire_names: str) -> dict[str, tuple[str, ...]]:
+    """Make the metadata of a field that goes by these names on the wire, the preferred one first."""
+    return {WIRE_NAMES: wire_names}
+
+
+def structure(data: object, kind: type[T], *, path: str = "") -> T:
+    """Make a `kind` of decoded JSON.
+
+    Raises:
+        DecodeError: The data does not fit; the message names the place.
+    """
+    try:
+        return converter.structure(data, kind)
+    except (BaseValidationError, TypeError, ValueError, KeyError, AttributeError) as error:
+        problems = "; ".join(_problems(error))
+        raise DecodeError(f"the answer is no {kind.__name__}: {problems}", path=path) from error
+
+
+def _problems(error: Exception) -> list[str]:
+    if isinstance(error, BaseValidationError):
+        return transform_error(error)
+    return [f"{str(error) or type(error).__name__} @ $"]
+
+
+def unstructure(model: object) -> Any:
+    """Make plain data of a model, as the wire would have it, with what is in `extra`."""
+    return converter.unstructure(model)
+
+
+def _has_extra(kind: Any) -> bool:
+    return attrs.has(kind) and "extra" in attrs.fields_dict(kind)
+
+
+def _wire_names(field: attrs.Attribute[Any]) -> tuple[str, ...]:
+    return cast("tuple[str, ...]", field.metadata.get(WIRE_NAMES, (field.name,)))
+
+
+def _make_structure_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
+    fields = [field for field in attrs.fields(kind) if field.name != "extra"]
+    taken = {name: field.name for field in fields for name in reversed(_wire_names(field))}
+    build = make_dict_structure_fn(kind, converter, extra=override(omit=True))
+
+    def hook(data: Any, _: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise TypeError(f"expected an object, not {type(data).__name__}")
+        known: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, value in cast("Mapping[str, Any]", data).items():
+            field = taken.get(key)
+            if field is None:
+                extra[key] = value
+            elif value is not None and (field not in known or key == field):
+                known[field] = value
+        model = build(known, kind)
+        if extra:
+            object.__setattr__(model, "extra", extra)  # frozen for its users, not yet for its maker
+        return model
+
+    return hook
+
+
+def _make_unstructure_hook(kind: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    fields = [(field.name, _wire_names(field)[0]) for field in attrs.fields(kind) if field.name != "extra"]
+
+    def hook(model: Any) -> dict[str, Any]:
+        data = {wire: converter.unstructure(getattr(model, name)) for name, wire in fields}
+        return {**data, **model.extra}
+
+    return hook
+
+
+def _structure_open_enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, not {type(value).__name__}")
+    return kind(value)
+
+
+def _open_enum_text(member: OpenEnum) -> str:
+    return str(member)
+
+
+def _is_open_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, OpenEnum)
+
+
+converter.register_structure_hook_factory(_has_extra)(_make_structure_hook)
+converter.register_unstructure_hook_factory(_has_extra)(_make_unstructure_hook)
+converter.register_structure_hook_func(_is_open_enum, _structure_open_enum)
+converter.register_unstructure_hook(OpenEnum, _open_enum_text)

@@ -1,0 +1,334 @@
+"""Operations: what the engine does after it has answered 202, and how to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any, Generic, TypeVar, cast
+
+from tensorpool_async.errors import OperationError, OperationTimeout, TensorPoolError
+from tensorpool_async.models.enums import OperationKind, RequestStatus
+from tensorpool_async.models.request import RequestInfo
+from tensorpool_async.poller import Poller
+from tensorpool_async.protocol import tokens
+from tensorpool_async.protocol.operation import OperationMachine
+from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.responses import Response, answer_of
+from tensorpool_async.transport import Transport
+
+
+T = TypeVar("T")
+
+
+class Operation(Generic[T]):
+    """Something that the engine has accepted and is doing.
+
+    `await operation` gives its result. It is polled from the moment it is accepted, whether or not anybody waits, at
+    the pace that the engine asks for, by one poll loop however many wait. Who is cancelled while waiting stops that
+    wait and nothing else. It can be awaited any number of times.
+
+    A poll that fails (an error of the server, a lost connection, an answer that cannot be read) is made again. Only
+    the engine's COMPLETED or FAILED, a refusal (401, 403, a lasting 404) or the caller's timeout ends a wait.
+    """
+
+    __slots__ = ("__weakref__", "_machine", "_poller", "_progress", "_transport")
+
+    def __init__(self, machine: OperationMachine, transport: Transport, poller: Poller) -> None:
+        self._machine = machine
+        self._transport = transport
+        self._poller = poller
+        self._progress = Progress(machine, self)
+
+    @property
+    def kind(self) -> OperationKind | None:
+        """What is done; None for an operation of which only the request id is known, until its first poll."""
+        return self._machine.kind
+
+    @property
+    def resource_id(self) -> str | None:
+        """The id of what it is done to; known from the 202 on."""
+        return self._machine.resource_id
+
+    @property
+    def request_id(self) -> str | None:
+        """The id of the request at the engine; None where the engine gave none, and the resource is polled."""
+        ids = self._machine.request_ids
+        return ids[0] if ids else None
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """The ids of all its requests: attaching a volume may have several."""
+        return self._machine.request_ids
+
+    @property
+    def info(self) -> RequestInfo | None:
+        """What the engine last said; None where only the request id is known, until the first poll."""
+        return self._machine.info
+
+    @property
+    def status(self) -> RequestStatus:
+        """Where it stands, by the engine's last word."""
+        info = self._machine.info
+        return RequestStatus.PENDING if info is None else info.status
+
+    @property
+    def polls(self) -> int:
+        """How many polls were answered so far."""
+        return self._machine.polls
+
+    @property
+    def token(self) -> str:
+        """A text, without secrets, with which `TensorPool.operation` goes on in any process."""
+        return tokens.encode(self._machine.ticket)
+
+    def done(self) -> bool:
+        """Whether it has ended, with a result or an error."""
+        return self._progress.done()
+
+    def exception(self) -> TensorPoolError | None:
+        """Return the error that it ended with, or None where it has a result.
+
+        Raises:
+            asyncio.InvalidStateError: It has not ended.
+        """
+        if not self.done():
+            raise asyncio.InvalidStateError("the operation has not ended")
+        return self._machine.error
+
+    def add_done_callback(self, callback: Callable[[Operation[T]], object]) -> None:
+        """Call `callback(operation)` soon after it has ended, as `asyncio.Future` does.
+
+        Raises:
+            WrongEventLoopError: The client belongs to another event loop.
+        """
+        self._follow()
+        self._progress.add_callback(callback)
+
+    def remove_done_callback(self, callback: Callable[[Operation[T]], object]) -> int:
+        """Forget a callback; return how often it had been added."""
+        return self._progress.remove_callback(callback)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.result().__await__()
+
+    async def result(self, timeout: float | None = None) -> T:
+        """Wait for the end and return the result.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Raises:
+            OperationFailed: The engine ended it as FAILED.
+            OperationTimeout: The timeout ran out; the operation lives on and can be awaited again.
+            OperationError: The client was closed.
+            AuthenticationError: The key is no longer valid (401).
+            PermissionDenied: The key may not see it (403).
+            NotFound: The engine lastingly knows neither the request nor the resource.
+            WrongEventLoopError: The client belongs to another event loop.
+        """
+        if not self.done():
+            self._follow()
+            await self._wait(timeout)
+        if self._machine.error is not None:
+            # Many may raise this one error; without this, each would lengthen its traceback.
+            raise self._machine.error.with_traceback(None)
+        return cast("T", self._machine.result)
+
+    async def refresh(self) -> RequestInfo:
+        """Ask the engine once, now, and return what it says.
+
+        Raises:
+            TensorPoolError: The engine did not answer, or refused; the operation is polled as before.
+        """
+        if not self.done():
+            request = self._machine.next_request()
+            try:
+                response = await self._transport.attempt(request)
+                answer_of(response, method=request.method, path=request.path)
+            except TensorPoolError as error:
+                raise error.bind(self) from None
+            self._progress.receive(response, 0.0)
+        if self._machine.info is None:
+            raise OperationError("the engine has not told anything about the operation").bind(self)
+        return self._machine.info
+
+    async def updates(self) -> AsyncIterator[RequestInfo]:
+        """Iterate over what the engine says, each time that its status or message changes.
+
+        The first is what is known already; the last is the terminal one, also when it is FAILED. An operation that
+        ends otherwise (its client is closed, its key is revoked) raises that error.
+        """
+        self._follow()
+        listener = self._progress.listen()
+        try:
+            async for info in listener:
+                yield info
+        finally:
+            self._progress.unlisten(listener)
+        if self._machine.error is not None and not self.status.is_terminal:
+            raise self._machine.error.with_traceback(None)
+
+    def start(self, delay: float) -> None:
+        """Have it polled, for the first time in `delay` seconds; it is only for who made the operation."""
+        self._poller.follow(self._progress, delay)
+
+    def __repr__(self) -> str:
+        what = f"{self.kind or 'operation'} of {self.resource_id or '?'}"
+        return (
+            f"<Operation {what}, request {self.request_id}, {self.status}{', done' if self.done() else ''}>"
+        )
+
+    def _follow(self) -> None:
+        self._transport.check_loop()
+        if not self.done():
+            self._poller.follow(self._progress, 0.0)
+
+    async def _wait(self, timeout: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._progress.wait()
+        except TimeoutError:
+            raise OperationTimeout(f"{self!r} did not end within {timeout} s; it goes on").bind(
+                self
+            ) from None
+
+
+class Progress:
+    """What the poller sees of an operation, and what it tells those who wait."""
+
+    __slots__ = ("_callbacks", "_listeners", "_machine", "_operation", "_waiters")
+
+    def __init__(self, machine: OperationMachine, operation: Operation[Any]) -> None:
+        self._machine = machine
+        self._operation = operation
+        self._waiters: list[asyncio.Future[None]] = []
+        self._callbacks: list[tuple[Callable[[Any], object], contextvars.Context]] = []
+        self._listeners: list[Listener] = []
+
+    def done(self) -> bool:
+        """Whether the operation has ended."""
+        return self._machine.done or self._machine.error is not None
+
+    def next_request(self) -> Request[Any]:
+        """Return what to ask next."""
+        return self._machine.next_request()
+
+    def receive(self, response: Response, share: float) -> float | None:
+        """Take an answer; return the seconds until the next poll, or None at the end."""
+        if self.done():
+            return None
+        before = self._machine.info
+        delay = self._machine.receive(response, share)
+        self._tell(before)
+        if self.done():
+            self._finish()
+        return delay
+
+    def receive_failure(self, error: TensorPoolError, share: float) -> float | None:
+        """Take a poll that was not answered; return the seconds until the next poll, or None at the end."""
+        return None if self.done() else self._machine.receive_failure(error, share)
+
+    def end(self, error: TensorPoolError) -> None:
+        """End the wait with an error that is not the engine's word."""
+        if not self.done():
+            self._machine.error = error
+            self._finish()
+
+    async def wait(self) -> None:
+        """Wait for the end, without harm to the others who wait."""
+        if self.done():
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def add_callback(self, callback: Callable[[Any], object]) -> None:
+        """Call it once the operation has ended."""
+        context = contextvars.copy_context()
+        if self.done():
+            asyncio.get_running_loop().call_soon(callback, self._operation, context=context)
+        else:
+            self._callbacks.append((callback, context))
+
+    def remove_callback(self, callback: Callable[[Any], object]) -> int:
+        """Forget it; return how often it was there."""
+        kept = [entry for entry in self._callbacks if entry[0] != callback]
+        removed = len(self._callbacks) - len(kept)
+        self._callbacks = kept
+        return removed
+
+    def listen(self) -> Listener:
+        """Return an iterator over what is known, and what comes."""
+        listener = Listener()
+        if self._machine.info is not None:
+            listener.put(self._machine.info)
+        if self.done():
+            listener.end()
+        else:
+            self._listeners.append(listener)
+        return listener
+
+    def unlisten(self, listener: Listener) -> None:
+        """Forget a listener."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def _tell(self, before: RequestInfo | None) -> None:
+        info = self._machine.info
+        if info is None or not self._listeners:
+            return
+        if before is None or (before.status, before.external_message) != (info.status, info.external_message):
+            for listener in self._listeners:
+                listener.put(info)
+
+    def _finish(self) -> None:
+        if self._machine.error is not None:
+            self._machine.error.bind(self._operation)
+        for listener in self._listeners:
+            listener.end()
+        self._listeners.clear()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+        for callback, context in self._callbacks:
+            asyncio.get_running_loop().call_soon(callback, self._operation, context=context)
+        self._callbacks.clear()
+
+
+class Listener:
+    """What one `updates()` has not yet been given."""
+
+    __slots__ = ("_ended", "_infos", "_wakeup")
+
+    def __init__(self) -> None:
+        self._infos: deque[RequestInfo] = deque()
+        self._ended = False
+        self._wakeup = asyncio.Event()
+
+    def put(self, info: RequestInfo) -> None:
+        """Add something to be given."""
+        self._infos.append(info)
+        self._wakeup.set()
+
+    def end(self) -> None:
+        """Let the iteration end once everything was given."""
+        self._ended = True
+        self._wakeup.set()
+
+    def __aiter__(self) -> Listener:
+        return self
+
+    async def __anext__(self) -> RequestInfo:
+        while not self._infos:
+            if self._ended:
+                raise StopAsyncIteration
+            self._wakeup.clear()
+            await self._wakeup.wait()
+        return self._infos.popleft()

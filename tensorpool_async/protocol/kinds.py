@@ -1,0 +1,111 @@
+"""What each kind of operation works on, and how one sees on the resource itself that it is done.
+
+The second part is needed where the engine names no request (`request_id` may be null), or no longer knows the one it
+named: then the resource is what is polled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from tensorpool_async.models.cluster import Cluster
+from tensorpool_async.models.enums import ClusterStatus, OpenEnum, OperationKind
+from tensorpool_async.models.envelope import unwrap
+from tensorpool_async.protocol.requests import Lane, Request, path_of
+
+
+class Sign(Enum):
+    """What the state of a resource says about the operation on it."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@attrs.frozen
+class Resource:
+    """A sort of thing that operations work on.
+
+    Attributes:
+        segments: The path below which one of them is read, its id to follow.
+        key: Where the answer holds it.
+        model: The class that it is read as.
+    """
+
+    segments: tuple[str, ...]
+    key: str
+    model: type[Any]
+
+    def read(self, resource_id: str, *, lane: Lane = Lane.READ) -> Request[Any]:
+        """Make the request that reads one of them."""
+        path = path_of(*self.segments, resource_id)
+
+        def decode(answer: Any) -> Any:
+            return unwrap(answer.body, self.key, self.model, known_id=resource_id, path=path)
+
+        return Request("GET", path, decode, lane=lane)
+
+
+CLUSTER = Resource(("cluster", "info"), "cluster_info", Cluster)
+
+Judge = Callable[[Any, Mapping[str, Any]], Sign]
+
+
+@attrs.frozen
+class Kind:
+    """What a kind of operation means.
+
+    Attributes:
+        resource: What it works on.
+        has_result: Whether the resource, read at the end, is its result; else the result is None.
+        sign: What the state of the resource says about it; the second argument is what is expected of the resource.
+        done_when_gone: Whether it is done when the resource is no longer there.
+    """
+
+    resource: Resource
+    has_result: bool
+    sign: Judge
+    done_when_gone: bool = False
+
+
+def by_status(**signs: Sign) -> Judge:
+    """Judge by the resource's status; one that is not named, or not known, is pending."""
+    by_name = {name.casefold(): sign for name, sign in signs.items()}
+
+    def judge(model: Any, _: Mapping[str, Any]) -> Sign:
+        status: OpenEnum | None = model.status
+        return Sign.PENDING if status is None else by_name.get(status.value.casefold(), Sign.PENDING)
+
+    return judge
+
+
+def by_fields(model: Any, expected: Mapping[str, Any]) -> Sign:
+    """Judge by whether the resource has the values that it was to be given."""
+    done = all(getattr(model, name, None) == value for name, value in expected.items())
+    return Sign.SUCCEEDED if done else Sign.PENDING
+
+
+KINDS: dict[OperationKind, Kind] = {
+    OperationKind.CLUSTER_CLAIM: Kind(
+        CLUSTER,
+        has_result=True,
+        sign=by_status(
+            running=Sign.SUCCEEDED, failed=Sign.FAILED, destroying=Sign.FAILED, destroyed=Sign.FAILED
+        ),
+    ),
+    OperationKind.CLUSTER_RELEASE: Kind(
+        CLUSTER, has_result=False, sign=by_status(destroyed=Sign.SUCCEEDED), done_when_gone=True
+    ),
+    OperationKind.CLUSTER_EDIT: Kind(CLUSTER, has_result=True, sign=by_fields),
+}
+"""Kinds that are not here, of an engine that is newer than this package, can be followed and have no result."""
+
+
+def status_text(model: Any) -> str:
+    """Say in what state a resource is, for a person."""
+    status: ClusterStatus | None = getattr(model, "status", None)
+    return "state unknown" if status is None else str(status)

@@ -1,0 +1,259 @@
+"""The life of an operation, as a state machine without I/O.
+
+An operation is in one of four phases:
+
+- FOLLOWING: its request is polled until the engine says COMPLETED or FAILED. An operation with several requests
+  follows one after the other.
+- WATCHING: the engine named no request, or no longer knows it, so the resource itself is polled.
+- READING: the engine is done, and the resource is read, since it is the result.
+- DONE: there is a result, or an error.
+
+What moves it between them is one of the events below; the table says where to. Answers that cannot be read, errors of
+the server and lost connections are no events: the same poll is made again, later. So only the engine's word, a lasting
+refusal, or the caller ends an operation's wait.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from tensorpool_async.errors import (
+    AuthenticationError,
+    DecodeError,
+    NotFound,
+    OperationFailed,
+    PermissionDenied,
+    StatusError,
+    TensorPoolError,
+)
+from tensorpool_async.models.enums import OperationKind, RequestStatus
+from tensorpool_async.models.request import RequestInfo
+from tensorpool_async.models.structure import structure
+from tensorpool_async.protocol.kinds import KINDS, Kind, Sign, status_text
+from tensorpool_async.protocol.polling import PollPolicy, delay_after, first_delay
+from tensorpool_async.protocol.requests import Lane, Request, path_of
+from tensorpool_async.protocol.responses import Answer, Response, answer_of
+from tensorpool_async.protocol.tokens import Ticket
+
+
+LASTING_404 = 5
+"""How many polls in a row find nothing until that is believed: what was just made may not be visible everywhere."""
+
+
+class Phase(Enum):
+    """Where an operation is in its life."""
+
+    FOLLOWING = "following its request"
+    WATCHING = "watching the resource"
+    READING = "reading the result"
+    DONE = "done"
+
+
+class Event(Enum):
+    """What an answer means to an operation."""
+
+    PROGRESS = "not done yet"
+    NEXT_REQUEST = "one of several requests completed"
+    COMPLETED = "the last request completed; the resource is the result"
+    COMPLETED_WITHOUT_RESULT = "the last request completed; there is no result to read"
+    FAILED = "the engine failed"
+    MISSING = "the request is lastingly unknown; the resource is known"
+    LOST = "nothing is left to ask"
+    REFUSED = "401 or 403"
+    RESULT = "the result was read"
+
+
+TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
+    (Phase.FOLLOWING, Event.PROGRESS): Phase.FOLLOWING,
+    (Phase.FOLLOWING, Event.NEXT_REQUEST): Phase.FOLLOWING,
+    (Phase.FOLLOWING, Event.COMPLETED): Phase.READING,
+    (Phase.FOLLOWING, Event.COMPLETED_WITHOUT_RESULT): Phase.DONE,
+    (Phase.FOLLOWING, Event.FAILED): Phase.DONE,
+    (Phase.FOLLOWING, Event.MISSING): Phase.WATCHING,
+    (Phase.FOLLOWING, Event.LOST): Phase.DONE,
+    (Phase.FOLLOWING, Event.REFUSED): Phase.DONE,
+    (Phase.WATCHING, Event.PROGRESS): Phase.WATCHING,
+    (Phase.WATCHING, Event.RESULT): Phase.DONE,
+    (Phase.WATCHING, Event.COMPLETED_WITHOUT_RESULT): Phase.DONE,
+    (Phase.WATCHING, Event.FAILED): Phase.DONE,
+    (Phase.WATCHING, Event.LOST): Phase.DONE,
+    (Phase.WATCHING, Event.REFUSED): Phase.DONE,
+    (Phase.READING, Event.RESULT): Phase.DONE,
+    (Phase.READING, Event.LOST): Phase.DONE,
+    (Phase.READING, Event.REFUSED): Phase.DONE,
+}
+
+
+class OperationMachine:
+    """One operation: what to ask next, and what an answer changes.
+
+    `next_request()` says what to poll; what comes back goes to `receive` or `receive_failure`, which return the
+    seconds until the next poll, or None at the end. `result` and `error` then say how it ended.
+    """
+
+    __slots__ = (
+        "_failures",
+        "_index",
+        "_missing",
+        "_policy",
+        "error",
+        "expected",
+        "info",
+        "kind",
+        "phase",
+        "polls",
+        "request_ids",
+        "resource_id",
+        "result",
+    )
+
+    def __init__(self, ticket: Ticket, policy: PollPolicy) -> None:
+        self.kind: OperationKind | None = ticket.kind
+        self.resource_id: str | None = ticket.resource_id
+        self.request_ids: tuple[str, ...] = ticket.request_ids
+        self.expected: dict[str, Any] = ticket.expected
+        self.phase = Phase.FOLLOWING if ticket.request_ids else Phase.WATCHING
+        self.info: RequestInfo | None = None if ticket.kind is None else self._own_info(RequestStatus.PENDING)
+        self.result: Any = None
+        self.error: TensorPoolError | None = None
+        self.polls = 0
+        self._policy = policy
+        self._index = 0
+        self._failures = 0
+        self._missing = 0
+
+    @property
+    def ticket(self) -> Ticket:
+        """What another process needs to go on with it."""
+        return Ticket(self.kind, self.resource_id, self.request_ids, self.expected)
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended."""
+        return self.phase is Phase.DONE
+
+    def first_delay(self, retry_after: float | None, share: float) -> float:
+        """Return the seconds until the first poll, after a 202 that asked for `retry_after`."""
+        return first_delay(self._policy, retry_after, share)
+
+    def next_request(self) -> Request[Any]:
+        """Return what to ask the engine."""
+        if self.phase is Phase.FOLLOWING:
+            return Request("GET", path_of("request", "info", self.request_ids[self._index]), lane=Lane.POLL)
+        return self._rule().resource.read(self.resource_id or "", lane=Lane.POLL)
+
+    def receive(self, response: Response, share: float) -> float | None:
+        """Take an answer of any status; return the seconds until the next poll, or None at the end."""
+        self.polls += 1
+        request = self.next_request()
+        try:
+            answer = answer_of(response, method=request.method, path=request.path)
+            event = self._read(request, answer)
+        except DecodeError as error:
+            return self.receive_failure(error, share)
+        except NotFound as error:
+            return self._not_found(error, response, share)
+        except (AuthenticationError, PermissionDenied) as error:
+            self.error = error
+            return self._advance(Event.REFUSED, None, share)
+        except StatusError as error:
+            return self.receive_failure(error, share, retry_after=response.retry_after)
+        self._failures = self._missing = 0
+        return self._advance(event, response.retry_after, share)
+
+    def receive_failure(
+        self,
+        error: TensorPoolError,  # noqa: ARG002 - any failure means the same: poll again
+        share: float,
+        *,
+        retry_after: float | None = None,
+    ) -> float:
+        """Take a poll that brought no answer; return the seconds until the next one."""
+        self._failures += 1
+        return delay_after(self._policy, retry_after, failures=self._failures, share=share)
+
+    def _read(self, request: Request[Any], answer: Answer) -> Event:
+        if self.phase is Phase.FOLLOWING:
+            return self._read_request(structure(answer.body, RequestInfo, path=request.path))
+        model = request.decode(answer)
+        if self.phase is Phase.READING:
+            self.result = model
+            return Event.RESULT
+        return self._read_resource(model)
+
+    def _read_request(self, info: RequestInfo) -> Event:
+        if self.kind is None:
+            self.kind = info.request_type
+        self.resource_id = self.resource_id or info.object_id
+        is_last = self._index + 1 == len(self.request_ids)
+        if info.status is RequestStatus.COMPLETED and not is_last:
+            self.info = attrs.evolve(info, status=RequestStatus.PROCESSING)
+            self._index += 1
+            return Event.NEXT_REQUEST
+        self.info = info
+        if info.status is RequestStatus.FAILED:
+            self.error = self._failure(info.external_message)
+            return Event.FAILED
+        if info.status is not RequestStatus.COMPLETED:
+            return Event.PROGRESS
+        rule = KINDS.get(self.kind)
+        readable = rule is not None and rule.has_result and self.resource_id
+        return Event.COMPLETED if readable else Event.COMPLETED_WITHOUT_RESULT
+
+    def _read_resource(self, model: Any) -> Event:
+        rule = self._rule()
+        sign = rule.sign(model, self.expected)
+        text = status_text(model)
+        if sign is Sign.PENDING:
+            self.info = self._own_info(RequestStatus.PROCESSING, text)
+            return Event.PROGRESS
+        if sign is Sign.FAILED:
+            self.info = self._own_info(RequestStatus.FAILED, text)
+            self.error = self._failure(f"it is {text}")
+            return Event.FAILED
+        self.info = self._own_info(RequestStatus.COMPLETED, text)
+        self.result = model if rule.has_result else None
+        return Event.RESULT
+
+    def _not_found(self, error: NotFound, response: Response, share: float) -> float | None:
+        if self.phase is Phase.WATCHING and self._rule().done_when_gone:
+            self.info = self._own_info(RequestStatus.COMPLETED, "it is gone")
+            return self._advance(Event.COMPLETED_WITHOUT_RESULT, None, share)
+        self._missing += 1
+        if self._missing < LASTING_404:
+            return delay_after(self._policy, response.retry_after, failures=0, share=share)
+        can_watch = self.kind in KINDS and self.resource_id
+        if self.phase is Phase.FOLLOWING and can_watch:
+            self._missing = 0
+            return self._advance(Event.MISSING, 0.0, share)
+        self.error = error
+        return self._advance(Event.LOST, None, share)
+
+    def _advance(self, event: Event, retry_after: float | None, share: float) -> float | None:
+        before = self.phase
+        self.phase = TRANSITIONS[before, event]
+        if self.phase is Phase.DONE:
+            return None
+        if self.phase is not before or event is Event.NEXT_REQUEST:
+            return 0.0  # something else is asked now, about which the engine has named no pace
+        return delay_after(self._policy, retry_after, failures=0, share=share)
+
+    def _rule(self) -> Kind:
+        return KINDS[self.kind or OperationKind("")]
+
+    def _own_info(self, status: RequestStatus, message: str | None = None) -> RequestInfo:
+        return RequestInfo(
+            request_id=self.request_ids[0] if self.request_ids else None,
+            request_type=self.kind or OperationKind(""),
+            status=status,
+            object_id=self.resource_id,
+            external_message=message,
+        )
+
+    def _failure(self, reason: str | None) -> OperationFailed:
+        what = f"{self.kind} of {self.resource_id or 'an unknown resource'}"
+        reason = reason or "the engine gives no reason"
+        return OperationFailed(f"{what} failed: {reason}", reason)

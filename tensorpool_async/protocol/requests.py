@@ -1,0 +1,74 @@
+"""Requests as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import attrs
+
+from tensorpool_async.protocol.responses import Answer
+
+
+T = TypeVar("T")
+
+
+class Lane(IntEnum):
+    """Who goes first where requests queue: changes before reads before polls."""
+
+    CHANGE = 0
+    READ = 1
+    POLL = 2
+
+
+def path_of(*segments: str) -> str:
+    """Join the segments to a path, each quoted as one segment.
+
+    Raises:
+        ValueError: A segment is empty, or is a dot segment, which URLs resolve to another path.
+    """
+    for segment in segments:
+        if not segment or segment in {".", ".."}:
+            raise ValueError(f"{segment!r} cannot be part of a path")
+    return "/" + "/".join(quote(segment, safe="") for segment in segments)
+
+
+def query_of(**values: str | int | bool | None) -> dict[str, str]:
+    """Make a query of the values that are not None; the engine takes `true` and `false` in any case."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _body(answer: Answer) -> Any:
+    return answer.body
+
+
+@attrs.frozen
+class Request(Generic[T]):
+    """One request, and how to read its answer.
+
+    Attributes:
+        method: The HTTP method.
+        path: The quoted path, from the engine's root.
+        decode: What makes the result of a 2xx answer. A `DecodeError` that it raises counts as an answer that was
+            lost, for the engine did what was asked.
+        query: The query, unquoted.
+        json: The body, before it is encoded; None sends no body.
+        lane: Where it queues.
+        name: The name of the resource that it makes, where it makes one.
+        when_gone: What stands in for the answer of a repeated DELETE that finds nothing; None raises `NotFound`.
+    """
+
+    method: str
+    path: str
+    decode: Callable[[Answer], T] = attrs.field(default=_body)
+    query: Mapping[str, str] = attrs.field(factory=dict[str, str], kw_only=True)
+    json: Any = attrs.field(default=None, kw_only=True)
+    lane: Lane = attrs.field(default=Lane.READ, kw_only=True)
+    name: str | None = attrs.field(default=None, kw_only=True)
+    when_gone: T | None = attrs.field(default=None, kw_only=True)

@@ -1,0 +1,184 @@
+"""From status, headers and body to an answer or an error."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from html import unescape
+from http import HTTPStatus
+from typing import Any, cast
+
+import attrs
+
+from tensorpool_async.errors import DecodeError, RateLimited, ServerError, StatusError
+from tensorpool_async.protocol.retry_after import retry_after_of
+
+
+MESSAGE_KEYS = ("message", "error", "external_message", "detail")
+LONGEST_MESSAGE = 500
+
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+
+
+@attrs.frozen
+class Response:
+    """What came back: not yet known to be good or readable.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers; looked up as `Retry-After`, so a mapping that ignores case is best.
+        body: The bytes of the body.
+        received_at: When it was received, in seconds since the epoch, for what headers say about times of day.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status says success."""
+        return 200 <= self.status < 300
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the engine asks to wait, or None where it says nothing that makes sense."""
+        return retry_after_of(self.headers, self.received_at)
+
+
+@attrs.frozen
+class Answer:
+    """A success that could be read.
+
+    Attributes:
+        status: The HTTP status.
+        body: The decoded JSON; None where the body was empty.
+        retry_after: Seconds that the engine asks to wait, or None.
+    """
+
+    status: int
+    body: Any
+    retry_after: float | None = None
+
+    def field(self, name: str) -> Any:
+        """Return a field of the body; None where the body has none, or is no object."""
+        return (
+            cast("dict[str, Any]", self.body).get(name)
+            if isinstance(cast("object", self.body), dict)
+            else None
+        )
+
+    @property
+    def message(self) -> str:
+        """The text that the engine means to be shown; empty where there is none."""
+        return message_of(self.body) or ""
+
+
+def answer_of(response: Response, *, method: str, path: str) -> Answer:
+    """Read a response.
+
+    Raises:
+        StatusError: It is a refusal; the subclass says which.
+        DecodeError: It says success, and its body is no JSON.
+    """
+    if not response.ok:
+        raise error_of(response, method=method, path=path)
+    return Answer(response.status, _decode(response.body, path), response.retry_after)
+
+
+def _decode(body: bytes, path: str) -> Any:
+    if not body.strip():
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the answer is no JSON, or cut off: {error}", path=path) from None
+
+
+def error_of(response: Response, *, method: str, path: str) -> StatusError:
+    """Make the error that a refusal means."""
+    body = _readable_body(response.body)
+    fallback = ServerError if response.status >= 500 else StatusError
+    kind = StatusError.by_status.get(response.status, fallback)
+    error = kind(
+        response.status,
+        message_of(body) or _phrase(response.status),
+        body=body,
+        headers={name.lower(): value for name, value in response.headers.items()},
+        method=method,
+        path=path,
+    )
+    if isinstance(error, RateLimited):
+        error.retry_after = response.retry_after
+    return error
+
+
+def _readable_body(body: bytes) -> Any:
+    text = body.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def message_of(body: Any) -> str | None:
+    """Return the sentence for a person in a body, or None.
+
+    The order of the keys is that of the official client, with FastAPI's `detail` behind them (API notes, "Errors").
+    """
+    if isinstance(body, str):
+        return _message_of_text(body)
+    if not isinstance(body, dict):
+        return None
+    fields = cast("dict[str, Any]", body)
+    for key in MESSAGE_KEYS:
+        text = _sentence(fields.get(key))
+        if text:
+            return text
+    return None
+
+
+def _message_of_text(text: str) -> str | None:
+    title = _TITLE.search(text)
+    if title:
+        text = unescape(title[1])
+    elif "<" in text and ">" in text:
+        return None
+    return _shorten(" ".join(text.split())) or None
+
+
+def _sentence(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _shorten(value.strip()) or None
+    if isinstance(value, list):
+        parts = [_validation_sentence(item) for item in cast("list[Any]", value)]
+        return _shorten("; ".join(part for part in parts if part)) or None
+    if isinstance(value, dict):
+        return message_of(value) or None
+    return None
+
+
+def _validation_sentence(item: Any) -> str | None:
+    if not isinstance(item, dict):
+        return str(item)
+    problem = cast("dict[str, Any]", item)
+    message = str(problem.get("msg") or "").strip()
+    location: Any = problem.get("loc")
+    if not isinstance(location, list):
+        return message or None
+    # FastAPI's `loc` starts with where the value was: body, query, path.
+    place = ".".join(str(part) for part in cast("list[Any]", location)[1:])
+    return f"{place}: {message}" if place else message or None
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{HTTPStatus(status).phrase}, without a message"
+    except ValueError:
+        return "an unknown status, without a message"

@@ -1,0 +1,151 @@
+"""What to do when a request failed, as a table.
+
+| what failed | GET, DELETE, PUT | POST, PATCH |
+|---|---|---|
+| before anything was sent | again | again |
+| sent, no answer; 408, 500, 502, 503, 504, 52x; a 2xx that cannot be read | again | reconcile |
+| 429; 503 with Retry-After | again, after the pause | again, after the pause |
+| any other refusal; a TLS certificate | raise | raise |
+
+A repeated DELETE that finds nothing has succeeded. A repeated DELETE that meets a conflict is reconciled, for the
+conflict may be its own first attempt.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import attrs
+
+from tensorpool_async.errors import (
+    ConflictError,
+    ConnectionFailed,
+    DecodeError,
+    RateLimited,
+    StatusError,
+    TensorPoolError,
+)
+
+
+REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+LOST_STATUSES = frozenset({408, 500, 502, 503, 504, *range(520, 528)})
+RATE_LIMITED_FACTOR = 5
+"""A 429 does nothing at the engine, so a request may meet it more often than the failures that may have done something."""
+
+
+class Failure(Enum):
+    """How a request failed, by what that says about the engine."""
+
+    NOT_SENT = "before anything was sent"
+    NO_ANSWER = "sent, no answer"
+    RATE_LIMITED = "asked to wait"
+    REFUSED = "refused"
+
+
+class Verdict(Enum):
+    """What follows from a failure."""
+
+    AGAIN = "again"
+    AFTER_PAUSE = "again, after the pause"
+    RECONCILE = "reconcile"
+    RAISE = "raise"
+
+
+VERDICTS: dict[tuple[Failure, bool], Verdict] = {
+    (Failure.NOT_SENT, True): Verdict.AGAIN,
+    (Failure.NOT_SENT, False): Verdict.AGAIN,
+    (Failure.NO_ANSWER, True): Verdict.AGAIN,
+    (Failure.NO_ANSWER, False): Verdict.RECONCILE,
+    (Failure.RATE_LIMITED, True): Verdict.AFTER_PAUSE,
+    (Failure.RATE_LIMITED, False): Verdict.AFTER_PAUSE,
+    (Failure.REFUSED, True): Verdict.RAISE,
+    (Failure.REFUSED, False): Verdict.RAISE,
+}
+"""By failure, and by whether the method can be repeated without harm."""
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """How often, and how soon, a request is sent again. What may be sent again is not a matter of policy.
+
+    Attributes:
+        attempts: How often a request is sent at most; 1 means never again. A request that is only asked to wait (429)
+            may be sent five times as often, since that asks for patience and changes nothing.
+        backoff: Seconds before the second attempt, doubled for each further one, of which a random share between half
+            and all is waited.
+        longest_backoff: Seconds that one backoff takes at most.
+    """
+
+    attempts: int = attrs.field(default=5, validator=attrs.validators.ge(1))
+    backoff: float = attrs.field(default=0.5, validator=attrs.validators.ge(0))
+    longest_backoff: float = attrs.field(default=20.0, validator=attrs.validators.ge(0))
+
+
+@attrs.frozen
+class Tries:
+    """What a request has been through.
+
+    Attributes:
+        failed: Attempts that failed, other than those that were asked to wait.
+        rate_limited: Attempts that were asked to wait.
+        uncertain: Whether one of them may have been carried out by the engine.
+    """
+
+    failed: int = 0
+    rate_limited: int = 0
+    uncertain: bool = False
+
+    def after(self, failure: Failure) -> Tries:
+        """Count one more failure."""
+        return Tries(
+            failed=self.failed + (failure is not Failure.RATE_LIMITED),
+            rate_limited=self.rate_limited + (failure is Failure.RATE_LIMITED),
+            uncertain=self.uncertain or failure is Failure.NO_ANSWER,
+        )
+
+
+def classify(error: TensorPoolError) -> Failure:
+    """Say how a request failed."""
+    if isinstance(error, ConnectionFailed):
+        if error.permanent:
+            return Failure.REFUSED
+        return Failure.NO_ANSWER if error.sent else Failure.NOT_SENT
+    if isinstance(error, StatusError):
+        return _classify_status(error)
+    return Failure.NO_ANSWER if isinstance(error, DecodeError) else Failure.REFUSED
+
+
+def _classify_status(error: StatusError) -> Failure:
+    if isinstance(error, RateLimited) or (error.status == 503 and "retry-after" in error.headers):
+        return Failure.RATE_LIMITED
+    return Failure.NO_ANSWER if error.status in LOST_STATUSES else Failure.REFUSED
+
+
+def judge(error: TensorPoolError, method: str, tries: Tries, policy: RetryPolicy) -> Verdict:
+    """Decide what follows from a failure.
+
+    Args:
+        error: The failure.
+        method: The request's method.
+        tries: What the request had been through before this failure.
+        policy: How often it may be sent.
+    """
+    failure = classify(error)
+    verdict = VERDICTS[failure, method in REPEATABLE_METHODS]
+    if tries.uncertain and method == "DELETE" and isinstance(error, ConflictError):
+        return Verdict.RECONCILE
+    if verdict is Verdict.AGAIN and tries.failed + 1 >= policy.attempts:
+        return Verdict.RAISE
+    if verdict is Verdict.AFTER_PAUSE and tries.rate_limited + 1 >= _patience(policy):
+        return Verdict.RAISE
+    return verdict
+
+
+def _patience(policy: RetryPolicy) -> int:
+    return 1 + (policy.attempts - 1) * RATE_LIMITED_FACTOR
+
+
+def backoff(policy: RetryPolicy, failed: int, share: float) -> float:
+    """Return the seconds to wait after `failed` failures; `share` is a random number between 0 and 1."""
+    longest = min(policy.longest_backoff, policy.backoff * 2.0 ** min(failed - 1, 30))
+    return longest * (0.5 + 0.5 * share)

@@ -1,0 +1,50 @@
+"""The header `Retry-After`: seconds, decimals, or a date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+
+LONGEST = 86_400.0
+"""Seconds. A longer wait than a day is taken for nonsense: a date in another year, a time stamp, a typo."""
+
+_SECONDS = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+
+
+def retry_after_of(headers: Mapping[str, str], received_at: float) -> float | None:
+    """Return the seconds that an answer asks to wait, or None where it says nothing that makes sense.
+
+    Args:
+        headers: The answer's headers.
+        received_at: When it was received, in seconds since the epoch. The answer's own `Date`, where it has one, is
+            what its dates are held against, so that a clock that is wrong here does no harm.
+    """
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    return parse_retry_after(value, _epoch(headers.get("Date", "")) or received_at)
+
+
+def parse_retry_after(value: str, now: float) -> float | None:
+    """Return the seconds that the header's value means, at `now` in seconds since the epoch; None for nonsense.
+
+    0 is honoured, a date that is over is 0; negative values, words and waits of more than a day are nonsense.
+    """
+    value = value.strip()
+    if _SECONDS.fullmatch(value) and value.isascii():
+        return _sane(float(value))
+    date = _epoch(value)
+    return None if date is None else _sane(max(0.0, date - now))
+
+
+def _epoch(value: str) -> float | None:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _sane(seconds: float) -> float | None:
+    return seconds if seconds <= LONGEST else None

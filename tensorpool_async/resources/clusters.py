@@ -1,0 +1,279 @@
+"""Clusters: create, read, edit, destroy, and what they would cost."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+from tensorpool_async.errors import AmbiguousOutcomeError, DecodeError, NotFound
+from tensorpool_async.models.cluster import Cluster, Quote
+from tensorpool_async.models.enums import ClusterStatus, OperationKind, RequestStatus
+from tensorpool_async.models.envelope import unwrap_list
+from tensorpool_async.models.request import RequestInfo
+from tensorpool_async.models.structure import structure
+from tensorpool_async.operations import Operation
+from tensorpool_async.protocol.kinds import CLUSTER
+from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
+from tensorpool_async.protocol.responses import Answer
+from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.submissions import Accepted, Submission, Submitter
+from tensorpool_async.transport import Transport
+
+
+NAME_PREFIX = "tpa-"
+ID_PREFIX = "c-"
+
+ClusterLike = Cluster | str
+"""A cluster, or its id."""
+
+
+def id_of(cluster: ClusterLike) -> str:
+    """Return the id of what is a cluster or an id."""
+    return cluster.id if isinstance(cluster, Cluster) else cluster
+
+
+class Clusters:
+    """Clusters of GPUs, as `tp.clusters`.
+
+    Wherever a cluster is asked for, its id or the model itself will do.
+    """
+
+    def __init__(self, transport: Transport, submitter: Submitter) -> None:
+        self._transport = transport
+        self._submitter = submitter
+
+    def create(
+        self,
+        instance_type: str,
+        *,
+        name: str | None = None,
+        num_nodes: int = 1,
+        public_keys: Iterable[str] = (),
+        container: str | None = None,
+        deletion_protection: bool = False,
+        save_keys: bool = True,
+    ) -> Submission[Cluster]:
+        """Create a cluster (`POST /cluster/create`). It costs money from the moment the engine accepts it.
+
+        Args:
+            instance_type: The GPUs of one node, such as `1xH100` or `8xB200`; the engine knows which there are.
+            name: A name, unique among the living clusters of the user or organization. Without one it gets `tpa-` and
+                random letters, since the name is what finds a cluster again whose answer was lost.
+            num_nodes: How many nodes.
+            public_keys: SSH public keys in OpenSSH's form, besides those that user and organization have saved.
+            container: A container image in place of the default one.
+            deletion_protection: Whether destroying it is refused until this is switched off. It does not stop the cost.
+            save_keys: Whether the engine keeps new public keys in the user's profile.
+
+        Returns:
+            A submission: `await` it for the operation, or `await ….result()` for the running `Cluster`.
+
+        Raises:
+            ValueError: The instance type or the name is empty, or `num_nodes` is below 1; at the call, before anything
+                is sent.
+            ValidationError: The engine does not know the instance type, or not with so many nodes (422).
+            InsufficientBalance: The balance does not cover it (402).
+            ConflictError: A living cluster has that name (409).
+            AmbiguousOutcomeError: The answer was lost; its `.name` is the one to look for.
+            OperationFailed: The engine accepted it and failed later, for lack of capacity for example. The failed
+                cluster keeps its name until it is destroyed.
+        """
+        if not instance_type:
+            raise ValueError("the instance type is empty")
+        if num_nodes < 1:
+            raise ValueError(f"num_nodes is {num_nodes}, and must be at least 1")
+        if isinstance(public_keys, str):
+            raise TypeError("public_keys takes a list of keys, not one text")
+        if name is not None and not name.strip():
+            raise ValueError("the name is empty")
+        name = name or NAME_PREFIX + "".join(
+            secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(12)
+        )
+        keys = list(public_keys)
+        body: dict[str, Any] = {
+            "instance_type": instance_type,
+            "num_nodes": num_nodes,
+            "tp_cluster_name": name,
+            "deletion_protection": deletion_protection,
+            "save_keys": save_keys,
+        }
+        body |= {"public_keys": keys} if keys else {}
+        body |= {"container": container} if container is not None else {}
+        path = path_of("cluster", "create")
+
+        def accepted(answer: Answer) -> Accepted:
+            return _accepted(answer, OperationKind.CLUSTER_CLAIM, _cluster_id(answer, path))
+
+        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, name=name)
+        return Submission(
+            f"the creation of cluster {name!r}", lambda: self._submitter.submit(request), name=name
+        )
+
+    async def get(self, cluster: ClusterLike) -> Cluster:
+        """Read one cluster by its id or name (`GET /cluster/info/{cluster}`).
+
+        Raises:
+            NotFound: There is none, or no more.
+        """
+        key = id_of(cluster)
+        try:
+            return await self._read(key)
+        except NotFound:
+            # That the engine takes names here is only reported by a third party, so a name is looked up as well.
+            found = None if key.startswith(ID_PREFIX) else await self._find(key)
+            if found is None:
+                raise
+            return found
+
+    def edit(
+        self, cluster: ClusterLike, *, name: str | None = None, deletion_protection: bool | None = None
+    ) -> Submission[Cluster]:
+        """Rename a cluster, or switch its deletion protection (`PATCH /cluster/edit/{cluster}`).
+
+        Args:
+            cluster: Which one.
+            name: A new name, unique among the living clusters of the user or organization; None leaves it.
+            deletion_protection: Whether destroying it is refused; None leaves it.
+
+        Raises:
+            ValueError: Nothing is to be changed; at the call.
+            ConflictError: The name is taken, or another change is in progress (409).
+            NotFound: There is no such cluster.
+            AmbiguousOutcomeError: The answer was lost.
+        """
+        wire = {"cluster_name": name, "deletion_protection": deletion_protection}
+        body = {field: value for field, value in wire.items() if value is not None}
+        if not body:
+            raise ValueError("nothing to change: pass name= or deletion_protection=")
+        cluster_id = id_of(cluster)
+        fields = {"name": name, "deletion_protection": deletion_protection}
+        expected = {field: value for field, value in fields.items() if value is not None}
+
+        def accepted(answer: Answer) -> Accepted:
+            return _accepted(answer, OperationKind.CLUSTER_EDIT, cluster_id, expected)
+
+        request = Request(
+            "PATCH", path_of("cluster", "edit", cluster_id), accepted, json=body, lane=Lane.CHANGE
+        )
+        return Submission(f"the edit of cluster {cluster_id}", lambda: self._submitter.submit(request))
+
+    def destroy(self, cluster: ClusterLike) -> Submission[None]:
+        """Destroy a cluster (`DELETE /cluster/{cluster}`), and with it everything on its own disks.
+
+        Returns:
+            A submission; its result is None, once the cluster is gone.
+
+        Raises:
+            ConflictError: Deletion protection is on, or another change is in progress (409).
+            NotFound: There is no such cluster.
+        """
+        cluster_id = id_of(cluster)
+        gone = Accepted(Ticket(OperationKind.CLUSTER_RELEASE, cluster_id))
+
+        def accepted(answer: Answer) -> Accepted:
+            return _accepted(answer, OperationKind.CLUSTER_RELEASE, cluster_id)
+
+        request = Request(
+            "DELETE", path_of("cluster", cluster_id), accepted, lane=Lane.CHANGE, when_gone=gone
+        )
+        return Submission(f"the destruction of cluster {cluster_id}", lambda: self._destroy(request, gone))
+
+    async def operations(
+        self,
+        cluster: ClusterLike,
+        *,
+        kind: OperationKind | str | None = None,
+        status: RequestStatus | str | None = None,
+    ) -> list[RequestInfo]:
+        """List the requests about a cluster (`GET /cluster/operations/{cluster}`).
+
+        The engine's documentation names this endpoint, and neither its parameters nor its answer: both are inferred.
+
+        Args:
+            cluster: Which one.
+            kind: Only requests of this kind.
+            status: Only requests with this status.
+        """
+        path = path_of("cluster", "operations", id_of(cluster))
+
+        def decode(answer: Answer) -> list[RequestInfo]:
+            return unwrap_list(answer.body, "operations", RequestInfo, path=path)
+
+        query = query_of(
+            type=None if kind is None else str(OperationKind(kind)),
+            status=None if status is None else str(RequestStatus(status)),
+        )
+        return await self._transport.send(Request("GET", path, decode, query=query))
+
+    async def quote(self, instance_type: str, num_nodes: int = 1) -> Quote:
+        """Ask what a cluster would cost (`GET /cluster/quote`, which only a third party reports).
+
+        Args:
+            instance_type: The GPUs of one node, such as `8xB200`.
+            num_nodes: How many nodes.
+
+        Returns:
+            The price of the whole cluster, in USD per hour.
+
+        Raises:
+            ValidationError: The engine does not know the instance type (422).
+        """
+        path = path_of("cluster", "quote")
+
+        def decode(answer: Answer) -> Quote:
+            return structure(answer.body, Quote, path=path)
+
+        query = query_of(instance_type=instance_type, num_nodes=num_nodes)
+        return await self._transport.send(Request("GET", path, decode, query=query))
+
+    # Last of the public methods, since within the class its name hides the type from what follows.
+    async def list(self, *, organization: bool = False) -> list[Cluster]:
+        """List the living clusters (`GET /cluster/list`).
+
+        Args:
+            organization: List those of the organization instead of one's own (features/organization in the docs).
+        """
+        path = path_of("cluster", "list")
+
+        def decode(answer: Answer) -> list[Cluster]:
+            return unwrap_list(answer.body, "clusters", Cluster, path=path)
+
+        query = query_of(include_org=organization, instances=True)
+        return await self._transport.send(Request("GET", path, decode, query=query))
+
+    async def _read(self, key: str) -> Cluster:
+        cluster: Cluster = await self._transport.send(CLUSTER.read(key))
+        return cluster
+
+    async def _find(self, name: str) -> Cluster | None:
+        named = [cluster for cluster in await self.list() if cluster.name == name]
+        return named[0] if named else None
+
+    async def _destroy(self, request: Request[Accepted], gone: Accepted) -> Operation[None]:
+        try:
+            return await self._submitter.submit(request)
+        except AmbiguousOutcomeError:
+            # The conflict may be the request's own first attempt, whose answer was lost: the cluster tells.
+            try:
+                cluster = await self._read(gone.ticket.resource_id or "")
+            except NotFound:
+                return self._submitter.begin(gone)
+            if cluster.status is not ClusterStatus.DESTROYING:
+                raise
+            return self._submitter.begin(gone)
+
+
+def _accepted(
+    answer: Answer, kind: OperationKind, resource_id: str, expected: dict[str, Any] | None = None
+) -> Accepted:
+    request_id = answer.field("request_id")
+    request_ids = (str(request_id),) if request_id else ()
+    return Accepted(Ticket(kind, resource_id, request_ids, expected or {}), answer.retry_after)
+
+
+def _cluster_id(answer: Answer, path: str) -> str:
+    cluster_id = answer.field("cluster_id")
+    if not isinstance(cluster_id, str) or not cluster_id:
+        raise DecodeError("the answer names no cluster_id", path=path)
+    return cluster_id

@@ -1,0 +1,122 @@
+"""Submissions: changes that have not been sent, and what makes operations of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from tensorpool_async.operations import Operation
+from tensorpool_async.poller import Poller
+from tensorpool_async.protocol.operation import OperationMachine
+from tensorpool_async.protocol.polling import PollPolicy
+from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.transport import Transport
+
+
+T = TypeVar("T")
+
+
+class Submission(Awaitable["Operation[T]"], Generic[T]):
+    """A change that has not been sent.
+
+    `await submission` sends it, and gives its `Operation` once the engine has accepted it. `await submission.result()`
+    does that and waits for the end. Either can be done once. One that is never awaited sends nothing, and warns.
+    """
+
+    __slots__ = ("_name", "_send", "_used", "_what")
+
+    def __init__(
+        self, what: str, send: Callable[[], Coroutine[Any, Any, Operation[T]]], *, name: str | None = None
+    ) -> None:
+        self._used = False
+        self._what = what
+        self._send = send
+        self._name = name
+
+    @property
+    def name(self) -> str | None:
+        """The name of the resource that it makes, also when none was asked for; None where it makes nothing."""
+        return self._name
+
+    def __await__(self) -> Generator[Any, None, Operation[T]]:
+        return self._use().__await__()
+
+    def result(self, timeout: float | None = None) -> Coroutine[Any, Any, T]:
+        """Send it, and wait for the end of its operation.
+
+        Args:
+            timeout: Seconds to wait for the end, counted from the engine's 202; None waits as long as it takes.
+
+        Raises:
+            StatusError: The engine refused it.
+            AmbiguousOutcomeError: Its answer was lost, and whether it was carried out is not known.
+            OperationError: As `Operation.result`.
+        """
+        return self._send_and_wait(self._use(), timeout)
+
+    def close(self) -> None:
+        """Give it up: nothing is sent, and nothing warned of."""
+        self._used = True
+
+    async def _send_and_wait(self, sending: Coroutine[Any, Any, Operation[T]], timeout: float | None) -> T:
+        operation = await sending
+        return await operation.result(timeout)
+
+    def _use(self) -> Coroutine[Any, Any, Operation[T]]:
+        if self._used:
+            raise RuntimeError(f"{self._what} was already sent, or given up; a submission is used once")
+        self._used = True
+        return self._send()
+
+    def __repr__(self) -> str:
+        return f"<Submission {self._what}{', used' if self._used else ', not sent'}>"
+
+    def __del__(self) -> None:
+        if not getattr(self, "_used", True):
+            warnings.warn(
+                f"{self._what} was never awaited, so nothing was sent",
+                RuntimeWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+
+@attrs.frozen
+class Accepted:
+    """What a 202 says.
+
+    Attributes:
+        ticket: What identifies the operation.
+        retry_after: Seconds after which the engine wants to be asked, or None.
+    """
+
+    ticket: Ticket
+    retry_after: float | None = None
+
+
+class Submitter:
+    """Sends changes and makes operations of their answers, for all resources of a client."""
+
+    def __init__(self, transport: Transport, poller: Poller, polling: PollPolicy) -> None:
+        self.transport = transport
+        self._poller = poller
+        self._polling = polling
+
+    async def submit(self, request: Request[Accepted]) -> Operation[Any]:
+        """Send a change, and return the operation that its answer names."""
+        return self.begin(await self.transport.send(request))
+
+    def begin(self, accepted: Accepted) -> Operation[Any]:
+        """Make the operation of a 202, and have it polled."""
+        machine = OperationMachine(accepted.ticket, self._polling)
+        operation: Operation[Any] = Operation(machine, self.transport, self._poller)
+        operation.start(machine.first_delay(accepted.retry_after, self.transport.random.random()))
+        return operation
+
+    def resume(self, ticket: Ticket) -> Operation[Any]:
+        """Make an operation that was begun before, here or elsewhere."""
+        return Operation(OperationMachine(ticket, self._polling), self.transport, self._poller)

@@ -1,0 +1,321 @@
+"""The only place where a REST request is sent.
+
+One HTTP attempt holds one slot of the limiter, from before it is sent until its body is read. Between attempts nothing
+is held. What a failure means, and whether the request is sent again, is decided by tables in `protocol/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+import warnings
+from importlib.metadata import version
+from ssl import SSLContext
+from typing import Any, TypeVar
+
+import aiohttp
+import attrs
+
+from tensorpool_async.config import Timeouts
+from tensorpool_async.errors import (
+    AmbiguousOutcomeError,
+    ConnectionFailed,
+    NotFound,
+    RequestTimeout,
+    TensorPoolError,
+    WrongEventLoopError,
+)
+from tensorpool_async.flow.budget import RetryBudget
+from tensorpool_async.flow.limiter import RateLimiter
+from tensorpool_async.protocol.requests import Lane, Request
+from tensorpool_async.protocol.responses import Response, answer_of
+from tensorpool_async.protocol.retries import (
+    RetryPolicy,
+    Tries,
+    Verdict,
+    backoff,
+    classify,
+    judge,
+)
+from tensorpool_async.secrets import MaskedHeader, Secret
+
+
+T = TypeVar("T")
+
+logger = logging.getLogger("tensorpool_async")
+
+
+class _OnceOnly(Exception):
+    """Carries a lost connection past aiohttp, which would send the request again by itself."""
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    # aiohttp repeats an idempotent request whose reused connection broke. There is one layer of retries here, and it
+    # must know of each attempt: a DELETE that was carried out and is repeated unseen ends as a 404.
+    lost: Exception
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        lost = error
+    raise _OnceOnly from lost
+
+
+ONCE_ONLY: tuple[aiohttp.ClientMiddlewareType, ...] = (_send_once,)
+
+
+@attrs.define
+class Counters:
+    """What a transport has done so far.
+
+    Attributes:
+        requests: HTTP attempts.
+        retries: Attempts that repeated a request.
+        rate_limited: Answers that asked to wait: 429, or 503 with Retry-After.
+        polls: Attempts that polled an operation.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    polls: int = 0
+
+
+class Transport:
+    """Sends requests for one client, over one session that is opened when it is first needed."""
+
+    def __init__(
+        self,
+        *,
+        key: Secret,
+        base_url: str,
+        limiter: RateLimiter,
+        retry: RetryPolicy,
+        timeouts: Timeouts,
+        session: aiohttp.ClientSession | None,
+        ssl: SSLContext | bool | aiohttp.Fingerprint,
+        proxy: str | None,
+        trust_env: bool,
+    ) -> None:
+        self.base_url = base_url
+        self.limiter = limiter
+        self.counters = Counters()
+        self.random = random.Random()  # noqa: S311 - it spreads requests over time, and keeps no secret
+        self._key = key
+        self._retry = retry
+        self._budget = RetryBudget()
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=None, sock_connect=timeouts.connect, sock_read=timeouts.read
+        )
+        self._ssl = ssl
+        self._proxy = proxy
+        self._trust_env = trust_env
+        self._foreign_session = session
+        self._session: aiohttp.ClientSession | None = None
+        self._headers: dict[str, str] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed."""
+        return self._closed
+
+    async def send(self, request: Request[T]) -> T:
+        """Send a request as often as the retry table allows, and return its decoded answer.
+
+        Raises:
+            StatusError: The engine refused it.
+            ConnectionFailed: The engine gave no answer.
+            DecodeError: Its answer cannot be read.
+            AmbiguousOutcomeError: It changes something, and whether it did is not known.
+        """
+        tries = Tries()
+        while True:
+            try:
+                result = await self._try(request)
+            except TensorPoolError as caught:
+                error = caught
+            else:
+                self._budget.succeeded()
+                return result
+            if request.when_gone is not None and tries.uncertain and isinstance(error, NotFound):
+                return request.when_gone
+            tries = await self._after(error, request, tries)
+
+    async def attempt(self, request: Request[Any]) -> Response:
+        """Send a request once, in its turn, and return whatever the engine answers.
+
+        Raises:
+            ConnectionFailed: The engine gave no answer.
+        """
+        session = self._open()
+        granted_at = await self.limiter.acquire(request.lane)
+        retry_after: float | None = None
+        ok = False
+        try:
+            response = await self._exchange(session, request)
+            ok = response.ok
+            retry_after = self._pause_of(response)
+        finally:
+            self.limiter.release(granted_at, retry_after=retry_after, ok=ok)
+        return response
+
+    async def aclose(self) -> None:
+        """Close the session, if it is this transport's own."""
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None and session is not self._foreign_session:
+            await session.close()
+
+    async def _try(self, request: Request[T]) -> T:
+        response = await self.attempt(request)
+        return request.decode(answer_of(response, method=request.method, path=request.path))
+
+    async def _after(self, error: TensorPoolError, request: Request[Any], tries: Tries) -> Tries:
+        """Wait as long as the failure asks for, or raise what it means."""
+        verdict = judge(error, request.method, tries, self._retry)
+        failure = classify(error)
+        if verdict is Verdict.RAISE or (
+            verdict is Verdict.RECONCILE and isinstance(error, AmbiguousOutcomeError)
+        ):
+            raise error
+        if verdict is Verdict.RECONCILE:
+            raise _ambiguous(error, request) from error
+        tries = tries.after(failure)
+        if verdict is Verdict.AGAIN:
+            if not self._budget.pay(asyncio.get_running_loop().time()):
+                raise error
+            await asyncio.sleep(backoff(self._retry, tries.failed, self.random.random()))
+        self.counters.retries += 1
+        logger.debug("%s %s again, after: %s", request.method, request.path, error)
+        return tries
+
+    async def _exchange(self, session: aiohttp.ClientSession, request: Request[Any]) -> Response:
+        self.counters.requests += 1
+        self.counters.polls += request.lane is Lane.POLL
+        lost: ConnectionFailed
+        try:
+            async with session.request(
+                request.method,
+                self.base_url + request.path,
+                params=request.query or None,
+                data=None if request.json is None else json.dumps(request.json).encode(),
+                headers=self._headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+                ssl=self._ssl,
+                proxy=self._proxy,
+                middlewares=ONCE_ONLY,
+            ) as answer:
+                body = await answer.read()
+                logger.debug("%s %s: %d", request.method, request.path, answer.status)
+                return Response(answer.status, answer.headers, body, time.time())
+        except (aiohttp.ClientError, OSError, _OnceOnly) as error:
+            lost = _connection_failed(error)
+        # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.
+        logger.debug("%s %s: %s", request.method, request.path, lost)
+        raise lost
+
+    def _pause_of(self, response: Response) -> float | None:
+        """Return how long everybody is to wait, None where nobody is."""
+        if response.status != 429 and not (response.status == 503 and response.retry_after is not None):
+            return None
+        self.counters.rate_limited += 1
+        if response.retry_after is not None:
+            return response.retry_after
+        return backoff(self._retry, 1, self.random.random())
+
+    def check_loop(self) -> None:
+        """Bind the client to the running loop, or see that it is the right one.
+
+        Raises:
+            WrongEventLoopError: The client belongs to another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise WrongEventLoopError(
+                    "a client belongs to the event loop of its first use; make one for each loop"
+                )
+            self._loop = loop
+
+    def _open(self) -> aiohttp.ClientSession:
+        self.check_loop()
+        if self._closed:
+            raise ConnectionFailed("the client is closed", sent=False, permanent=True)
+        if self._session is None:
+            self._headers = self._make_headers()
+            self._session = self._foreign_session or self._make_session()
+        return self._session
+
+    def _make_headers(self) -> dict[str, str]:
+        return {
+            "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": f"tensorpool-async/{version('tensorpool-async')}",
+        }
+
+    def _make_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # The limiter's slots bound the connections; a pool that is smaller would queue behind its back.
+            connector=_Connector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._trust_env,
+        )
+
+    def __del__(self) -> None:
+        session = getattr(self, "_session", None)
+        if session is None or session is self._foreign_session or session.closed:
+            return
+        session.detach()  # its own warning would be a second one
+        warnings.warn(
+            "a TensorPool client was not closed: use `async with`, or `await tp.aclose()`",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Closes its connections without a warning of its own: the client has given one."""
+
+    def __del__(self, _: object = None, /) -> None:
+        if not self.closed and not self._loop.is_closed():
+            self._close()
+
+
+def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcomeError:
+    what = f"{request.method} {request.path}"
+    look = f"look for {request.name!r} before you try again" if request.name else "look before you try again"
+    return AmbiguousOutcomeError(
+        f"{what} was sent, and whether it was carried out is not known ({error}); {look}",
+        name=request.name,
+        method=request.method,
+        path=request.path,
+    )
+
+
+def _connection_failed(error: Exception) -> ConnectionFailed:
+    """Say what a failure of the connection means, without holding on to it."""
+    if isinstance(error, _OnceOnly) and error.__cause__ is not None:
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)):
+        return ConnectionFailed(
+            f"the engine's certificate is not trusted: {error}", sent=False, permanent=True
+        )
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return RequestTimeout("no connection was made in time", sent=False)
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError)):
+        return ConnectionFailed(f"no connection: {error}", sent=False)
+    if isinstance(error, TimeoutError):
+        return RequestTimeout("the engine did not answer in time")
+    return ConnectionFailed(f"the connection was lost before the answer was read: {text}")
