@@ -71,6 +71,5 @@ def find(method: str, raw_path: str) -> Match:
         return Match(route)
     if last and (route := _TABLE.get((method, f"{head}/"))):
         return Match(route, unquote(last))
-    if raw_path in _PATHS or (last and f"{head}/" in _PATHS):
-        return Match(None, allowed=tuple(m for m, path in _TABLE if path in {raw_path, f"{head}/"}))
-    return Match(None)
+    there = raw_path if raw_path in _PATHS else f"{head}/"
+    return Match(None, allowed=tuple(method for method, path in _TABLE if last and path == there))

@@ -1,7 +1,10 @@
 """The emulator as its users hold it: one object, one address, one `async with`."""
 
+import asyncio
 import random
+import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
 
@@ -94,6 +97,7 @@ class Emulator:
         self._engine = Engine(clock, record, self.faults, ledger, requests, clusters, told, no_request_ids)
         self._gate = Gate(self._engine, key, RateLimit(rate_limit, rate_burst), latency)
         self._runner: web.ServerRunner | None = None
+        self._socket: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -152,8 +156,10 @@ class Emulator:
         # What is still being handled at the end is woken up by the gate; this is for what is not.
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port, backlog=4096).start()
-        host, port = self._runner.addresses[0][:2]
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        self._socket = socket.create_server((self._host, self._port), family=family)
+        await web.SockSite(self._runner, self._socket, backlog=4096).start()
+        host, port = self._socket.getsockname()[:2]
         self._gate.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         return self
 
@@ -162,5 +168,15 @@ class Emulator:
     ) -> None:
         self._engine.clock.stop()
         self._gate.close()
+        await self._accept_no_more()
         if self._runner is not None:
             await self._runner.cleanup()
+        # Closed transports leave the loop one turn later.
+        await asyncio.sleep(0)
+
+    async def _accept_no_more(self) -> None:
+        """A connection that is accepted in the turn in which the server closes breaks asyncio's server."""
+        if self._socket is not None and self._socket.fileno() >= 0:
+            with suppress(NotImplementedError):
+                asyncio.get_running_loop().remove_reader(self._socket)
+        await asyncio.sleep(0)
