@@ -1,0 +1,7 @@
+"""Fleets: many clusters as one thing, described in a file, brought up side by side, and taken down again."""
+
+from tensorpool_async.fleet.definition import ClusterGroup, Fleet, Member, VolumeGroup
+from tensorpool_async.fleet.file import load
+
+
+__all__ = ["ClusterGroup", "Fleet", "Member", "VolumeGroup", "load"]
