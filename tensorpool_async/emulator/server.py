@@ -131,6 +131,15 @@ class Emulator:
         self._engine.ledger.balance = dollars
 
     @property
+    def retry_after(self) -> float:
+        """Seconds told to pollers. May be set."""
+        return self._engine.retry_after.seconds
+
+    @retry_after.setter
+    def retry_after(self, seconds: float) -> None:
+        self._engine.retry_after.seconds = seconds
+
+    @property
     def rate_limit(self) -> float | None:
         """Requests answered per second. May be set."""
         return self._gate.limit.rate

@@ -1,15 +1,9 @@
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from tensorpool_async.emulator import Emulator
 from tests.emulator.talk import Talk, talk_to
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"debug": True}
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -76,7 +76,7 @@ class Talk:
 
 
 @asynccontextmanager
-async def talk_to(emulator: Emulator) -> AsyncIterator[Talk]:
+async def talk_to(emulator: Emulator) -> AsyncGenerator[Talk]:
     async with aiohttp.ClientSession() as session:
         # aiohttp silently repeats a GET or DELETE that was dropped, and has no public way to say no.
         session._retry_connection = False  # pyright: ignore[reportPrivateUsage]
