@@ -2,6 +2,16 @@
 
 from tensorpool_async.fleet.definition import ClusterGroup, Fleet, Member, VolumeGroup
 from tensorpool_async.fleet.file import load
+from tensorpool_async.fleet.plan import Action, Plan, PlannedMember
 
 
-__all__ = ["ClusterGroup", "Fleet", "Member", "VolumeGroup", "load"]
+__all__ = [
+    "Action",
+    "ClusterGroup",
+    "Fleet",
+    "Member",
+    "Plan",
+    "PlannedMember",
+    "VolumeGroup",
+    "load",
+]

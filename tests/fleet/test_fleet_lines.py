@@ -61,7 +61,7 @@ def test_a_key_that_is_not_there_has_the_line_of_its_table() -> None:
 
 
 def test_a_text_that_is_no_toml_is_read_up_to_the_mistake() -> None:
-    lines = KeyLines('name = "sweep"\n[clusters.trainer]\ncount = [8 8]\nlater = 1\n')
+    lines = KeyLines('name = "sweep"\n[clusters.trainer]\ncount = 8]\nlater = 1\n')
     assert lines.key_before(3) == ("clusters", "trainer", "count")
     assert lines.line_of(("clusters", "trainer", "later")) == 2
 
