@@ -12,7 +12,6 @@ import logging
 import random
 import time
 import warnings
-from importlib.metadata import version
 from ssl import SSLContext
 from typing import Any, TypeVar
 
@@ -41,6 +40,7 @@ from tensorpool_async.protocol.retries import (
     judge,
 )
 from tensorpool_async.secrets import MaskedHeader, Secret
+from tensorpool_async.version import VERSION
 
 
 T = TypeVar("T")
@@ -260,7 +260,7 @@ class Transport:
             "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
             "Accept": "application/json",
             "Content-Type": "application/json",
-            "User-Agent": f"tensorpool-async/{version('tensorpool-async')}",
+            "User-Agent": f"tensorpool-async/{VERSION}",
         }
 
     def _make_session(self) -> aiohttp.ClientSession:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from tensorpool_async import TensorPool
+from tensorpool_async import PollPolicy, RetryPolicy, TensorPool
 from tensorpool_async.emulator import Emulator
+from tests.scripted import ScriptedEngine
 
 
 @pytest.fixture
@@ -49,5 +50,21 @@ async def emulator() -> AsyncGenerator[Emulator]:
 @pytest.fixture
 async def tp(emulator: Emulator) -> AsyncGenerator[TensorPool]:
     """Open a client of the emulator."""
-    async with TensorPool(emulator.key, base_url=emulator.url) as client:
+    async with TensorPool(emulator.key, base_url=emulator.url, polling=PollPolicy(initial=0.01)) as client:
+        yield client
+
+
+@pytest.fixture
+async def scripted() -> AsyncGenerator[ScriptedEngine]:
+    """Run an engine that answers what the test tells it to."""
+    async with ScriptedEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def odd_tp(scripted: ScriptedEngine) -> AsyncGenerator[TensorPool]:
+    """Open a client of the scripted engine, which tries again quickly."""
+    retry = RetryPolicy(backoff=0.01, longest_backoff=0.02)
+    polling = PollPolicy(default=0.01, initial=0.01, maximum=0.05)
+    async with TensorPool("scripted-key", base_url=scripted.url, retry=retry, polling=polling) as client:
         yield client
