@@ -52,10 +52,10 @@ class Statistics:
 class TensorPool:
     """A client of the TensorPool engine.
 
-    ```python
-    async with TensorPool() as tp:
-        cluster = await tp.clusters.create("8xH100").result()
-    ```
+    ::
+
+        async with TensorPool() as tp:
+            cluster = await tp.clusters.create("8xH100").result()
 
     Nothing is opened before the first request. A client belongs to the event loop of its first use.
 

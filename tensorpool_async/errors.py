@@ -1,31 +1,31 @@
 """What can go wrong, by what it means for the caller.
 
-```text
-TensorPoolError
-├── ConfigurationError        no key, an unusable base URL, a fleet file with a mistake: nothing was sent
-│   └── FleetFileError        with the path, the line and the key of the file
-├── WrongEventLoopError       a client used on another event loop than that of its first use
-├── ConnectionFailed          no answer; `.sent` says whether the engine may have seen the request
-│   └── RequestTimeout        no answer in time
-├── StatusError               the engine's answer was a refusal
-│   ├── BadRequest            400
-│   ├── AuthenticationError   401: the key is missing, wrong or revoked
-│   ├── InsufficientBalance   402
-│   ├── PermissionDenied      403: a valid key that may not do this
-│   ├── NotFound              404
-│   ├── ConflictError         409: a name that is taken, deletion protection, a change in progress
-│   ├── ValidationError       422
-│   ├── RateLimited           429, with `.retry_after` in seconds
-│   └── ServerError           5xx
-├── DecodeError               an answer that says success and cannot be read
-├── OperationError            the end of a wait for an operation
-│   ├── OperationFailed       the engine ended the operation as FAILED
-│   └── OperationTimeout      the caller's timeout ended the wait; the operation lives on (also a TimeoutError)
-├── AmbiguousOutcomeError     a change was sent, its answer was lost, and whether it was made is not known
-├── CommandRefused            the engine asked for a command that the caller's policy does not allow
-├── FleetError                members of a fleet failed (also an ExceptionGroup)
-└── BudgetExceeded            a fleet would cost more per hour than its `max_hourly_cost`
-```
+::
+
+    TensorPoolError
+    ├── ConfigurationError        no key, an unusable base URL, a fleet file with a mistake: nothing was sent
+    │   └── FleetFileError        with the path, the line and the key of the file
+    ├── WrongEventLoopError       a client used on another event loop than that of its first use
+    ├── ConnectionFailed          no answer; `.sent` says whether the engine may have seen the request
+    │   └── RequestTimeout        no answer in time
+    ├── StatusError               the engine's answer was a refusal
+    │   ├── BadRequest            400
+    │   ├── AuthenticationError   401: the key is missing, wrong or revoked
+    │   ├── InsufficientBalance   402
+    │   ├── PermissionDenied      403: a valid key that may not do this
+    │   ├── NotFound              404
+    │   ├── ConflictError         409: a name that is taken, deletion protection, a change in progress
+    │   ├── ValidationError       422
+    │   ├── RateLimited           429, with `.retry_after` in seconds
+    │   └── ServerError           5xx
+    ├── DecodeError               an answer that says success and cannot be read
+    ├── OperationError            the end of a wait for an operation
+    │   ├── OperationFailed       the engine ended the operation as FAILED
+    │   └── OperationTimeout      the caller's timeout ended the wait; the operation lives on (also a TimeoutError)
+    ├── AmbiguousOutcomeError     a change was sent, its answer was lost, and whether it was made is not known
+    ├── CommandRefused            the engine asked for a command that the caller's policy does not allow
+    ├── FleetError                members of a fleet failed (also an ExceptionGroup)
+    └── BudgetExceeded            a fleet would cost more per hour than its `max_hourly_cost`
 
 Every error that has to do with an operation carries it as `.operation`, and its token as `.token`, so that a failed wait
 never loses what it waited for. No error ever holds the API key.
@@ -135,7 +135,10 @@ class StatusError(TensorPoolError):
         headers: The headers of the answer.
         method: The method of the request.
         path: The path of the request.
+        retry_after: Seconds until the engine wants to be asked again, or None where it did not say.
     """
+
+    retry_after: float | None = None
 
     def __init__(
         self,
@@ -192,13 +195,7 @@ class ValidationError(StatusError, status=422):
 
 
 class RateLimited(StatusError, status=429):
-    """429: too many requests, also after waiting as often as the retry policy allows.
-
-    Attributes:
-        retry_after: Seconds until the engine wants to be asked again, or None where it did not say.
-    """
-
-    retry_after: float | None = None
+    """429: too many requests, also after waiting as often as the retry policy allows; see `retry_after`."""
 
 
 class ServerError(StatusError):

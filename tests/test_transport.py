@@ -361,9 +361,7 @@ def ignore(_: asyncio.AbstractEventLoop, __: dict[str, Any]) -> None:
 async def test_a_certificate_that_is_not_trusted_is_not_tried_again(
     tls_engine: tuple[ScriptedEngine, trustme.CA],
 ) -> None:
-    asyncio.get_running_loop().set_exception_handler(
-        lambda *_: None
-    )  # the server's side of the broken handshake
+    asyncio.get_running_loop().set_exception_handler(ignore)  # the server's side of the broken handshake
     async with TensorPool(KEY, base_url=tls_engine[0].url) as tp:
         with pytest.raises(ConnectionFailed, match="certificate") as caught:
             await tp.clusters.get("c-1")

@@ -1,0 +1,27 @@
+"""Sphinx configuration."""
+
+from __future__ import annotations
+
+from tensorpool_async.version import VERSION
+
+
+project = "tensorpool-async"
+author = "The tensorpool-async maintainers"
+project_copyright = "2026, The tensorpool-async maintainers"
+version = release = VERSION
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build", "examples"]
+html_theme = "furo"
+html_title = f"tensorpool-async {VERSION}"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_use_ivar = True
+default_role = "code"
+myst_heading_anchors = 3
+
+# The standard library, aiohttp and attrs have documentation of their own, on hosts that a build need not reach.
+nitpick_ignore_regex = [("py:.*", r"(?!tensorpool_async).*"), ("py:.*", r"tensorpool_async\..*\.T")]
