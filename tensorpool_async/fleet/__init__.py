@@ -3,13 +3,20 @@
 from tensorpool_async.fleet.definition import ClusterGroup, Fleet, Member, VolumeGroup
 from tensorpool_async.fleet.file import load
 from tensorpool_async.fleet.plan import Action, Plan, PlannedMember
+from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
+from tensorpool_async.fleet.session import FleetSession
 
 
 __all__ = [
     "Action",
     "ClusterGroup",
     "Fleet",
+    "FleetIncomplete",
+    "FleetReport",
+    "FleetSession",
     "Member",
+    "MemberReport",
+    "MemberState",
     "Plan",
     "PlannedMember",
     "VolumeGroup",

@@ -119,7 +119,7 @@ class Plan:
 def total(rates: Iterable[float | None]) -> float | None:
     """Add prices up; None if one of them is not known."""
     known = list(rates)
-    return None if None in known else sum(rate for rate in known if rate is not None)
+    return None if None in known else sum((rate for rate in known if rate is not None), 0.0)
 
 
 def make_plan(fleet: Fleet, clusters: Iterable[Cluster], prices: Prices) -> Plan:

@@ -1,0 +1,219 @@
+"""The way up of one member: from whatever is there to a cluster that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import attrs
+
+from tensorpool_async.client import TensorPool
+from tensorpool_async.errors import (
+    AmbiguousOutcomeError,
+    BudgetExceeded,
+    ConfigurationError,
+    ConflictError,
+    OperationFailed,
+    StatusError,
+    TensorPoolError,
+)
+from tensorpool_async.fleet.account import Account
+from tensorpool_async.fleet.budget import Budget
+from tensorpool_async.fleet.definition import Member
+from tensorpool_async.fleet.destroying import destroy_cluster
+from tensorpool_async.fleet.following import claim_of, release_of
+from tensorpool_async.fleet.plan import Action, PlannedMember, Prices, by_name, decide, rate_of
+from tensorpool_async.fleet.refusals import lacks_capacity
+from tensorpool_async.fleet.report import MemberState
+from tensorpool_async.fleet.sending import Sender
+from tensorpool_async.models import Cluster
+from tensorpool_async.operations import Operation
+from tensorpool_async.submissions import Submission
+
+
+MOST_SETBACKS = 4
+"""How often a name may be taken, or an answer lost, until a member is given up."""
+SETBACK_DELAY = 1.0
+"""Seconds until it is tried again, where the engine shows nothing under the name."""
+
+
+@attrs.frozen
+class Provisioner:
+    """What the members of a fleet share on their way up."""
+
+    tp: TensorPool
+    account: Account
+    budget: Budget
+    prices: Prices
+    sender: Sender
+
+    async def bring_up(self, member: Member, found: Sequence[Cluster]) -> None:
+        """Bring one member up, and take down what became of it; its failure is no failure of the others.
+
+        Args:
+            member: What should be.
+            found: The clusters that have its name.
+        """
+        try:
+            cluster = await _Ascent(self, member, found).run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
+            self.account.fails(member.name, error)
+        else:
+            self.account.runs(member.name, cluster, rate_of(cluster, self.prices))
+
+
+class _Ascent:
+    """One member on its way. Each step looks at what is there, and does what that needs, until it runs."""
+
+    def __init__(self, shared: Provisioner, member: Member, found: Sequence[Cluster]) -> None:
+        self._shared = shared
+        self._tp = shared.tp
+        self._account = shared.account
+        self._member = member
+        self._found = found
+        self._lacking: dict[str, str] = {}
+        self._setbacks = 0
+
+    async def run(self) -> Cluster:
+        """Return the cluster once it runs."""
+        while True:
+            step = decide(self._member, self._found, self._shared.prices)
+            cluster = await self._take(step)
+            if cluster is not None:
+                return cluster
+
+    async def _take(self, step: PlannedMember) -> Cluster | None:
+        """Take one step; None where it is time to look again."""
+        match step.action, step.cluster:
+            case Action.KEEP, Cluster() as cluster:
+                return cluster
+            case Action.JOIN, Cluster() as cluster:
+                return await self._join(cluster, step.hourly_rate)
+            case Action.REPLACE, Cluster() as cluster:
+                self._clearing(f"destroying {cluster.id}, which failed")
+                await destroy_cluster(self._tp, cluster)
+                self._found = ()
+            case Action.AWAIT_DESTROY, Cluster() as cluster:
+                self._clearing(f"waiting until {cluster.id} is destroyed")
+                await (await release_of(self._tp, cluster.id))
+                self._found = ()
+            case Action.CONFLICT, _:
+                raise ConfigurationError(step.problem)
+            case _:
+                return await self._create()
+        return None
+
+    def _clearing(self, message: str) -> None:
+        self._account.change(self._member.name, MemberState.CLEARING, message, id=None)
+
+    async def _join(self, cluster: Cluster, rate: float | None) -> Cluster | None:
+        instance_type = cluster.instance_type or self._member.group.instance_type[0]
+        self._shared.budget.settle(self._member.name, rate)
+        self._account.change(
+            self._member.name,
+            MemberState.CREATING,
+            "joining what is on its way",
+            id=cluster.id,
+            instance_type=instance_type,
+            hourly_rate=rate,
+        )
+        operation = await claim_of(self._tp, cluster.id)
+        self._account.follow(self._member.name, operation)
+        return await self._wait(operation, instance_type)
+
+    async def _create(self) -> Cluster | None:
+        instance_type = self._choose()
+        try:
+            operation = await self._shared.sender.send(
+                lambda: self._submission(instance_type),
+                lambda operation: self._account.follow(self._member.name, operation),
+            )
+        except AmbiguousOutcomeError as error:
+            # Names are unique, so asking again under the same one cannot make a second cluster.
+            await self._look_again(error)
+        except StatusError as error:
+            if lacks_capacity(error):
+                self._lacking[instance_type.casefold()] = error.message
+            elif isinstance(error, ConflictError):
+                await self._look_again(error)
+            else:
+                raise
+        else:
+            return await self._wait(operation, instance_type)
+        return None
+
+    def _submission(self, instance_type: str) -> Submission[Cluster]:
+        group = self._member.group
+        return self._tp.clusters.create(
+            instance_type,
+            name=self._member.name,
+            num_nodes=group.num_nodes,
+            public_keys=group.public_keys,
+            container=group.container,
+            deletion_protection=group.deletion_protection,
+        )
+
+    async def _wait(self, operation: Operation[Cluster], instance_type: str) -> Cluster | None:
+        try:
+            async for info in operation.updates():
+                self._account.hears(self._member.name, info.external_message)
+            return await operation
+        except OperationFailed as error:
+            if not lacks_capacity(error):
+                raise
+            self._lacking[instance_type.casefold()] = error.message
+            await self._remove(operation.resource_id, error.message)
+        return None
+
+    async def _remove(self, cluster_id: str | None, reason: str) -> None:
+        """Destroy what there was no capacity for: it holds the name."""
+        self._clearing(reason)
+        self._found = ()
+        if cluster_id is None:
+            return
+        if self._member.group.deletion_protection:
+            await self._tp.clusters.edit(cluster_id, deletion_protection=False).result()
+        await destroy_cluster(self._tp, Cluster(cluster_id))
+
+    async def _look_again(self, setback: TensorPoolError) -> None:
+        self._setbacks += 1
+        if self._setbacks > MOST_SETBACKS:
+            raise setback
+        self._found = by_name(await self._tp.clusters.list()).get(self._member.name, ())
+        if not self._found:
+            await anyio.sleep(SETBACK_DELAY)
+
+    def _choose(self) -> str:
+        """Return the first preference that is left and that can be paid for.
+
+        Raises:
+            BudgetExceeded: Something is left, and nothing of it can be paid for.
+            OperationFailed: There was no capacity for any of them.
+        """
+        name, group = self._member.name, self._member.group
+        objections: dict[str, str] = {}
+        for instance_type in group.instance_type:
+            if instance_type.casefold() in self._lacking:
+                continue
+            rate = self._shared.prices.get((instance_type, group.num_nodes))
+            objection = self._shared.budget.objection(name, rate)
+            if objection is None:
+                self._account.asks(name, instance_type, rate)
+                return instance_type
+            objections[instance_type] = objection
+        raise self._exhausted(objections)
+
+    def _exhausted(self, objections: dict[str, str]) -> TensorPoolError:
+        name, group = self._member.name, self._member.group
+        reasons = [
+            f"{kind} ({self._lacking.get(kind.casefold()) or objections[kind]})"
+            for kind in group.instance_type
+        ]
+        text = f"no cluster to be had for {name}; tried {', '.join(reasons)}"
+        budget = self._shared.budget
+        budget.settle(name, None)
+        if objections and budget.limit is not None:
+            rates = [self._shared.prices.get((kind, group.num_nodes)) for kind in objections]
+            cost = None if None in rates else budget.total_with(name, min(rate or 0.0 for rate in rates))
+            return BudgetExceeded(text, hourly_cost=cost, limit=budget.limit)
+        return OperationFailed(text, text)
