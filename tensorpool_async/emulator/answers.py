@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from tensorpool_async.emulator.job import Content
 from tensorpool_async.emulator.pace import Told
 
 
@@ -18,6 +19,8 @@ class Answer:
     told: Told | None = None
     content_type: str = "application/json"
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    file: Content | None = None
+    """Sent instead of a body."""
 
     def encode(self) -> bytes:
         if self.body is None:
@@ -37,9 +40,11 @@ class Refusal(Exception):
         self.answer = answer
 
 
-def bad_key() -> Refusal:
+def bad_key(*, health: bool = False) -> Refusal:
+    """The official client shows only the message of a health check, and only the error of most others."""
     text = "Invalid or missing API key"
-    return Refusal(Answer(401, {"error": text}, headers={"WWW-Authenticate": "Bearer"}))
+    body = {"error": text, "message": text} if health else {"error": text}
+    return Refusal(Answer(401, body, headers={"WWW-Authenticate": "Bearer"}))
 
 
 def too_poor(text: str) -> Refusal:

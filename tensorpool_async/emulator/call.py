@@ -15,6 +15,8 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 # No body that makes sense comes near this, and the parser's recursion never reaches the stack's limit.
 MOST_BRACKETS = 500
+# Nothing that is counted in nodes, gigabytes or dollars comes near this.
+MOST = 1_000_000_000
 
 _TRUE = frozenset({"true", "1", "yes", "on", "t", "y"})
 _FALSE = frozenset({"false", "0", "no", "off", "f", "n"})
@@ -30,6 +32,7 @@ class Call:
         body: The bytes of the body.
         scope: The faults that this request may meet.
         url: The emulator's own address, for links to itself.
+        has_key: Whether there was a key, right or wrong.
     """
 
     argument: str
@@ -37,6 +40,7 @@ class Call:
     body: bytes
     scope: Scope
     url: str
+    has_key: bool = True
 
     def flag(self, name: str) -> bool:
         """A boolean of the query, false when it is absent. Raises Refusal."""
@@ -66,8 +70,8 @@ class Call:
                 "Input should be a valid integer, unable to parse string as an integer",
                 "int_parsing",
             ) from None
-        if number < 1:
-            raise invalid(["query", name], "Input should be greater than or equal to 1", "greater_than_equal")
+        if not 1 <= number <= MOST:
+            raise invalid(["query", name], *_out_of_range(number))
         return number
 
     def choice(self, name: str, allowed: type[_Choice]) -> _Choice | None:
@@ -88,13 +92,23 @@ class Call:
         if self.body.count(b"[") + self.body.count(b"{") > MOST_BRACKETS:
             raise invalid(["body", 0], "JSON decode error", "json_invalid")
         try:
-            value: object = json.loads(self.body)
+            value: object = json.loads(self.body, parse_constant=_no_number)
         except ValueError as error:
             at = error.pos if isinstance(error, json.JSONDecodeError) else 0
             raise invalid(["body", at], "JSON decode error", "json_invalid") from None
         if not _is_object(value):
             raise invalid(["body"], "Input should be a valid dictionary or object", "model_attributes_type")
         return Fields(value)
+
+
+def _out_of_range(number: int) -> tuple[str, str]:
+    if number < 1:
+        return "Input should be greater than or equal to 1", "greater_than_equal"
+    return f"Input should be less than or equal to {MOST}", "less_than_equal"
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
@@ -149,16 +163,18 @@ class Fields:
         """A whole number, at least 1."""
         value = self._given(name, required=required)
         if isinstance(value, int) and not isinstance(value, bool):
-            if value >= 1:
+            if 1 <= value <= MOST:
                 return value
-            self.wrong(name, "Input should be greater than or equal to 1", "greater_than_equal")
+            self.wrong(name, *_out_of_range(value))
         elif value is not None or (required and name in self.values):
             self.wrong(name, "Input should be a valid integer", "int_type")
         return None
 
     def number(self, name: str) -> float | None:
         value = self._given(name, required=False)
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        if value is None or (
+            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+        ):
             return value
         self.wrong(name, "Input should be a valid number", "float_type")
         return None

@@ -68,6 +68,11 @@ class Cluster:
         for instance in self.instances:
             instance.status = status
 
+    def restarted(self) -> None:
+        self.turn(ClusterStatus.RUNNING)
+        for instance in self.instances:
+            instance.restarts += 1
+
     def as_json(self) -> dict[str, Any]:
         return {
             "id": self.id,

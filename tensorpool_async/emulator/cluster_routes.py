@@ -1,20 +1,32 @@
 """The routes under /cluster."""
 
-from collections.abc import Callable
+import attrs
 
 from tensorpool_async.emulator.answers import Answer, invalid, not_found
 from tensorpool_async.emulator.call import Call, Fields
 from tensorpool_async.emulator.cluster import Cluster
 from tensorpool_async.emulator.clusters import Wanted
 from tensorpool_async.emulator.engine import Engine
-from tensorpool_async.emulator.faults import Fault, FaultKind
+from tensorpool_async.emulator.lag import hides
 from tensorpool_async.emulator.prices import PRICES, can_be_multi_node
 from tensorpool_async.emulator.requests import RequestKind, RequestStatus
 from tensorpool_async.emulator.tables import card, table
 
 
+MOST_NODES = 1000
+
+
 def create(engine: Engine, call: Call) -> Answer:
-    cluster, request = engine.clusters.create(_wanted(call.fields()), call.scope)
+    fields = call.fields()
+    wanted, save = _wanted(fields), fields.flag("save_keys")
+    fields.check()
+    saved = (
+        key.public_key for key in engine.account.keys.values() if key.public_key not in wanted.public_keys
+    )
+    wanted = attrs.evolve(wanted, public_keys=(*wanted.public_keys, *saved))
+    cluster, request = engine.clusters.create(wanted, call.scope)
+    if save is not False:
+        engine.account.keep_keys(wanted.public_keys)
     return Answer(
         202,
         {
@@ -37,16 +49,16 @@ def _wanted(fields: Fields) -> Wanted:
         fields.flag("deletion_protection") or False,
         fields.texts("public_keys"),
     )
-    fields.flag("save_keys")
     if instance_type:
         _check_type(fields, instance_type, num_nodes)
-    fields.check()
     return wanted
 
 
 def _check_type(fields: Fields, instance_type: str, num_nodes: int) -> None:
     if instance_type not in PRICES:
         fields.wrong("instance_type", _unknown(instance_type), "value_error")
+    elif num_nodes > MOST_NODES:
+        fields.wrong("num_nodes", f"Input should be less than or equal to {MOST_NODES}", "less_than_equal")
     elif num_nodes > 1 and not can_be_multi_node(instance_type):
         fields.wrong(
             "num_nodes", f"Value error, {instance_type} clusters have exactly one node", "value_error"
@@ -60,24 +72,10 @@ def _unknown(instance_type: str) -> str:
 def listing(engine: Engine, call: Call) -> Answer:
     organization, instances = call.flag("include_org"), call.flag("instances")
     clusters: list[Cluster] = [] if organization else engine.clusters.living
-    hidden = _lag(engine, call, clusters)
+    hidden = hides(call.scope, engine.clock.now(), clusters)
     clusters = [cluster for cluster in clusters if not hidden(cluster)]
     message = _instance_table(clusters) if instances else _cluster_table(clusters)
     return Answer(200, {"message": message, "clusters": [cluster.as_json() for cluster in clusters]})
-
-
-def _lag(engine: Engine, call: Call, clusters: list[Cluster]) -> Callable[[Cluster], bool]:
-    now = engine.clock.now()
-
-    def too_young(fault: Fault) -> bool:
-        return any(now - cluster.created < fault.seconds for cluster in clusters)
-
-    lag = call.scope.take(FaultKind.LIST_LAG, when=too_young)
-
-    def hidden(cluster: Cluster) -> bool:
-        return lag is not None and now - cluster.created < lag.seconds
-
-    return hidden
 
 
 def _cluster_table(clusters: list[Cluster]) -> str:
@@ -104,7 +102,7 @@ def _instance_table(clusters: list[Cluster]) -> str:
 
 def info(engine: Engine, call: Call) -> Answer:
     cluster = engine.clusters.find(call.argument)
-    if _lag(engine, call, [cluster])(cluster):
+    if hides(call.scope, engine.clock.now(), [cluster])(cluster):
         raise not_found(f"Cluster {call.argument}")
     return Answer(200, {"message": _card(cluster), "cluster_info": cluster.as_json()})
 

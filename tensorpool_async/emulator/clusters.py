@@ -57,6 +57,8 @@ class Clusters:
     ) -> None:
         self.by_id: dict[str, Cluster] = {}
         self.capacity = dict(capacity or {})
+        self.watchers: list[Callable[[Cluster], object]] = []
+        """Called when a cluster is being destroyed, and when it is gone."""
         self._clock = clock
         self._record = record
         self._ledger = ledger
@@ -106,6 +108,7 @@ class Clusters:
             self._record.destroys_before_ready += 1
         self._ledger.stop(cluster.id)
         cluster.turn(ClusterStatus.DESTROYING)
+        self._tell(cluster)
         return cluster, self._release(cluster, scope)
 
     def edit(
@@ -132,15 +135,6 @@ class Clusters:
         if cluster.busy is not None:
             raise conflict(f"Cluster {cluster.id} is being changed by request {cluster.busy.id}")
         return cluster
-
-    def restart(self, cluster: Cluster) -> None:
-        """All nodes go down; they are up again with `restarted`."""
-        cluster.turn(ClusterStatus.CONFIGURING)
-
-    def restarted(self, cluster: Cluster) -> None:
-        cluster.turn(ClusterStatus.RUNNING)
-        for instance in cluster.instances:
-            instance.restarts += 1
 
     def instance(self, instance_id: str) -> tuple[Cluster, Instance]:
         """Raises Refusal when no living cluster has it."""
@@ -258,6 +252,11 @@ class Clusters:
         self._hold(cluster, 0)
         del self._names[cluster.name]
         self._record.cluster_gone(cluster.id)
+        self._tell(cluster)
+
+    def _tell(self, cluster: Cluster) -> None:
+        for watcher in self.watchers:
+            watcher(cluster)
 
     def _rename(self, cluster: Cluster, name: str) -> None:
         del self._names[cluster.name]

@@ -93,6 +93,10 @@ class Requests:
         """What was ever asked for this object, newest first."""
         return self._by_object[object_id][::-1]
 
+    def concerns(self, request: Request, object_id: str) -> None:
+        """The request changes this object too."""
+        self._by_object[object_id].append(request)
+
     def begin(
         self,
         kind: RequestKind,

@@ -3,23 +3,29 @@
 import asyncio
 import random
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
 
 from aiohttp import web
 
+from tensorpool_async.emulator.account import Account, SavedKey
+from tensorpool_async.emulator.attachments import Attachments
 from tensorpool_async.emulator.clock import Clock, Duration
 from tensorpool_async.emulator.cluster import Cluster
 from tensorpool_async.emulator.clusters import Clusters, Durations
 from tensorpool_async.emulator.engine import Engine
 from tensorpool_async.emulator.faults import Fault, Faults
 from tensorpool_async.emulator.gate import Gate
+from tensorpool_async.emulator.jobs import Jobs
 from tensorpool_async.emulator.ledger import Ledger
+from tensorpool_async.emulator.object_storage import ObjectStorage
 from tensorpool_async.emulator.pace import RateLimit, RetryAfter
 from tensorpool_async.emulator.record import Record
 from tensorpool_async.emulator.requests import Request, Requests
+from tensorpool_async.emulator.volume import Volume
+from tensorpool_async.emulator.volumes import Volumes
 
 
 class Emulator:
@@ -38,11 +44,19 @@ class Emulator:
         provision_seconds: From the creation of a cluster until it runs.
         destroy_seconds: The same for its end.
         edit_seconds: The same for an edit.
+        storage_seconds: The same for a volume, to be created and to be destroyed.
+        attach_seconds: The same for a volume to be attached or detached.
+        job_seconds: From the upload of a pushed job until its end.
+        cancel_seconds: From the cancel of a job until it is canceled.
         capacity: Nodes of an instance type that can live at once; types not named are unlimited.
         balance: US dollars of the account.
         rate_limit: Requests answered per second, the others get 429; None is no limit.
         rate_burst: Requests that may come at once after a pause; None is one second's worth.
         no_request_ids: Leave the request id out of every 202.
+        organization: The name of the user's organization; None is a user without one.
+        payment_method: Whether one is saved, which autopay needs.
+        object_endpoint: The S3 server that object storage credentials are for.
+        object_region: Its region.
         latency: Real seconds from each request to its answer.
         faults: The first `emulator.faults`.
 
@@ -64,11 +78,19 @@ class Emulator:
         provision_seconds: Duration = (120.0, 360.0),
         destroy_seconds: Duration = 20.0,
         edit_seconds: Duration = 1.0,
+        storage_seconds: Duration = 5.0,
+        attach_seconds: Duration = 30.0,
+        job_seconds: Duration = 20.0,
+        cancel_seconds: Duration = 2.0,
         capacity: Mapping[str, int] | None = None,
         balance: float = 1_000_000.0,
         rate_limit: float | None = None,
         rate_burst: float | None = None,
         no_request_ids: bool = False,
+        organization: str | None = "Emulated Research",
+        payment_method: bool = True,
+        object_endpoint: str = "https://objects.tensorpool.invalid",
+        object_region: str = "auto",
         latency: float = 0.0,
         faults: Iterable[Fault] = (),
     ) -> None:
@@ -93,8 +115,38 @@ class Emulator:
             capacity=capacity,
             rng=rng("clusters"),
         )
-        told = RetryAfter(retry_after, retry_after_format, clock)
-        self._engine = Engine(clock, record, self.faults, ledger, requests, clusters, told, no_request_ids)
+        volumes = Volumes(
+            clock=clock,
+            record=record,
+            ledger=ledger,
+            requests=requests,
+            seconds=storage_seconds,
+            edit_seconds=edit_seconds,
+            rng=rng("volumes"),
+        )
+        clusters.watchers.append(volumes.cluster_changed)
+        account = Account(organization, payment_method=payment_method, rng=rng("account"))
+        self._engine = Engine(
+            clock=clock,
+            record=record,
+            faults=self.faults,
+            ledger=ledger,
+            requests=requests,
+            clusters=clusters,
+            volumes=volumes,
+            attachments=Attachments(clock, requests, clusters, volumes, attach_seconds),
+            account=account,
+            object_storage=ObjectStorage(account, clock, object_endpoint, object_region, rng("objects")),
+            jobs=Jobs(
+                clock=clock,
+                clusters=clusters,
+                seconds=job_seconds,
+                cancel_seconds=cancel_seconds,
+                rng=rng("jobs"),
+            ),
+            retry_after=RetryAfter(retry_after, retry_after_format, clock),
+            no_request_ids=no_request_ids,
+        )
         self._gate = Gate(self._engine, key, RateLimit(rate_limit, rate_burst), latency)
         self._runner: web.ServerRunner | None = None
         self._socket: socket.socket | None = None
@@ -115,6 +167,35 @@ class Emulator:
     def requests(self) -> dict[str, Request]:
         """Every request by its id."""
         return self._engine.requests.by_id
+
+    @property
+    def volumes(self) -> dict[str, Volume]:
+        """Every volume by its id, as it is now; destroyed ones stay, as DESTROYED."""
+        return self._engine.volumes.by_id
+
+    @property
+    def jobs(self) -> Jobs:
+        """Every job by its id, deleted ones too. `jobs.add(...)` scripts one."""
+        return self._engine.jobs
+
+    @property
+    def buckets(self) -> dict[str, dict[str, bytes]]:
+        """The objects of each bucket; only whether there are any matters."""
+        return self._engine.object_storage.buckets
+
+    @property
+    def ssh_keys(self) -> dict[str, SavedKey]:
+        """The saved keys by their id."""
+        return self._engine.account.keys
+
+    @property
+    def push_commands(self) -> Sequence[str | None] | None:
+        """What the next pushes ask their client to run; None is a harmless rsync. May be set."""
+        return self._engine.push_commands
+
+    @push_commands.setter
+    def push_commands(self, commands: Sequence[str | None] | None) -> None:
+        self._engine.push_commands = commands
 
     @property
     def capacity(self) -> dict[str, int]:

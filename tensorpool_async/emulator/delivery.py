@@ -1,0 +1,105 @@
+"""Answers as HTTP: whole, cut off, or not at all; and the files that jobs leave."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+from aiohttp import web
+
+from tensorpool_async.emulator.answers import Answer
+from tensorpool_async.emulator.job import Content
+
+
+CHUNK = 256 * 1024
+
+
+def respond(answer: Answer) -> web.Response:
+    headers = dict(answer.headers)
+    if answer.told:
+        headers["Retry-After"] = answer.told.text
+    kind = answer.content_type if answer.body is not None else None
+    return web.Response(body=answer.encode(), status=answer.status, headers=headers, content_type=kind)
+
+
+def hang_up(request: web.BaseRequest) -> web.StreamResponse:
+    """Close the connection. The response is for aiohttp, which finds nowhere to send it."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
+
+
+async def cut_body(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+    """Announce all of it and send half."""
+    whole, body = respond(answer), answer.encode()
+    response = web.StreamResponse(status=whole.status, headers=whole.headers)
+    response.content_length = len(body) + 1
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    hang_up(request)
+    return response
+
+
+@attrs.frozen
+class Span:
+    """The bytes of a file from `start` up to, but not with, `stop`."""
+
+    start: int
+    stop: int
+    partial: bool = False
+
+
+def wanted(request: web.BaseRequest, size: int) -> Span | None:
+    """What the Range header asks for, all without one, and None where there is nothing to give."""
+    try:
+        asked = request.http_range
+    except ValueError:
+        return Span(0, size)
+    if asked.start is None and asked.stop is None:
+        return Span(0, size)
+    start, stop, _ = asked.indices(size)
+    return Span(start, stop, partial=True) if start < stop else None
+
+
+async def send_file(request: web.BaseRequest, content: Content, *, cut: bool) -> web.StreamResponse:
+    """Serve a file as an S3 server would, ranges included; with `cut`, break off in the middle."""
+    size, etag = await _facts(content)
+    span = wanted(request, size)
+    if span is None:
+        return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
+    response = web.StreamResponse(headers={"ETag": f'"{etag}"', "Accept-Ranges": "bytes"})
+    response.content_type = "application/octet-stream"
+    if span.partial:
+        response.set_status(206)
+        response.headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
+    response.content_length = span.stop - span.start + (1 if cut else 0)
+    await response.prepare(request)
+    stop = span.start + (span.stop - span.start) // 2 if cut else span.stop
+    async for chunk in _chunks(content, Span(span.start, stop)):
+        await response.write(chunk)
+    if cut:
+        hang_up(request)
+    return response
+
+
+async def _facts(content: Content) -> tuple[int, str]:
+    if isinstance(content, bytes):
+        return len(content), hashlib.sha256(content).hexdigest()
+    stat = await asyncio.to_thread(content.stat)
+    return stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
+
+
+async def _chunks(content: Content, span: Span) -> AsyncIterator[bytes]:
+    for start in range(span.start, span.stop, CHUNK):
+        stop = min(start + CHUNK, span.stop)
+        if isinstance(content, bytes):
+            yield content[start:stop]
+        else:
+            yield await asyncio.to_thread(_read, content, start, stop - start)
+
+
+def _read(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
