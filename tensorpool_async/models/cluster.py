@@ -35,7 +35,7 @@ class Instance:
     private_ip_address: str | None = attrs.field(
         default=None, metadata=names("private_ip_address", "private_ip")
     )
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -68,7 +68,7 @@ class Cluster:
     created_at: str | None = None
     container: str | None = attrs.field(default=None, metadata=names("container", "experimental_container"))
     hourly_rate: float | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
     @property
     def ip_address(self) -> str | None:
@@ -86,4 +86,4 @@ class Quote:
     """
 
     hourly_rate: float
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)

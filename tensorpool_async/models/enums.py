@@ -39,8 +39,12 @@ class OpenEnum(StrEnum):
             return str.casefold(self) == str.casefold(other)
         return NotImplemented
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # str has its own, which is not made of __eq__
+
     def __hash__(self) -> int:
-        return hash(str.casefold(self))
+        # That of its text, so that a known status is found in `{"COMPLETED", "FAILED"}` as a plain text would be.
+        return hash(self._value_ if self.is_known else self._value_.casefold())
 
     def __str__(self) -> str:
         return str(self.value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 from tensorpool_async.errors import DecodeError
-from tensorpool_async.models.structure import structure
+from tensorpool_async.models.structure import structure, wire_names_of
 
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def unwrap(body: Any, key: str, kind: type[T], *, known_id: str | None = None, p
         DecodeError: There is no such model in the answer.
     """
     data = _find_object(_as_object(body, path), key)
-    if known_id is not None and data.get("id") is None:
+    if known_id is not None and all(data.get(name) is None for name in wire_names_of(kind, "id")):
         data = {**data, "id": known_id}
     return structure(data, kind, path=path)
 
@@ -61,12 +61,11 @@ def _find_object(body: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _find_list(body: dict[str, Any], key: str, path: str) -> list[Any]:
-    value = body.get(key)
-    lists: list[list[Any]] = [value for value in body.values() if isinstance(value, list)]
-    if isinstance(value, list):
+    if isinstance(body.get(key), list):
         return cast("list[Any]", body[key])
+    if key in body and body[key] is None:
+        return []
+    lists: list[list[Any]] = [value for value in body.values() if isinstance(value, list)]
     if len(lists) == 1:
         return lists[0]
-    if key in body and value is None:
-        return []
     raise DecodeError(f"the answer has no list {key!r}", path=path)

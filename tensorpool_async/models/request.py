@@ -29,4 +29,4 @@ class RequestInfo:
     created_at: str = ""
     object_id: str | None = None
     external_message: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)

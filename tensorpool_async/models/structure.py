@@ -1,7 +1,9 @@
 """From JSON to attrs and back: one converter, tolerant where the engine's answers are not certain.
 
 - A field that is null counts as absent, so that its default holds.
-- A field may have several names on the wire (`names(…)`), of which the first is written back.
+- A field may have several names on the wire (`names(…)`), of which the first that holds something is read, and the
+  first of all is written back.
+- A list and a truth value must be just that: of a text, Python would make a list of its letters, and "false" true.
 - What no field takes is kept in `extra`, and written back from there.
 - What cannot be read is a `DecodeError` that names the path, such as `$.instances[0].id`.
 """
@@ -9,7 +11,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from types import GenericAlias
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import attrs
 from cattrs import BaseValidationError, Converter, transform_error
@@ -63,22 +66,26 @@ def _wire_names(field: attrs.Attribute[Any]) -> tuple[str, ...]:
     return cast("tuple[str, ...]", field.metadata.get(WIRE_NAMES, (field.name,)))
 
 
+def wire_names_of(kind: type[Any], name: str) -> tuple[str, ...]:
+    """Return the names that a field goes by on the wire, the preferred one first."""
+    return _wire_names(attrs.fields_dict(kind)[name])
+
+
 def _make_structure_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
     fields = [field for field in attrs.fields(kind) if field.name != "extra"]
-    taken = {name: field.name for field in fields for name in reversed(_wire_names(field))}
     build = make_dict_structure_fn(kind, converter, extra=override(omit=True))
 
     def hook(data: Any, _: Any) -> Any:
         if not isinstance(data, Mapping):
             raise TypeError(f"expected an object, not {type(data).__name__}")
+        extra = dict(cast("Mapping[str, Any]", data))
         known: dict[str, Any] = {}
-        extra: dict[str, Any] = {}
-        for key, value in cast("Mapping[str, Any]", data).items():
-            field = taken.get(key)
-            if field is None:
-                extra[key] = value
-            elif value is not None and (field not in known or key == field):
-                known[field] = value
+        for field in fields:
+            for name in _wire_names(field):
+                if extra.get(name) is None:
+                    extra.pop(name, None)
+                elif field.name not in known:
+                    known[field.name] = extra.pop(name)
         model = build(known, kind)
         if extra:
             object.__setattr__(model, "extra", extra)  # frozen for its users, not yet for its maker
@@ -97,6 +104,24 @@ def _make_unstructure_hook(kind: type[Any]) -> Callable[[Any], dict[str, Any]]:
     return hook
 
 
+def _make_tuple_hook(kind: Any) -> Callable[[Any, Any], Any]:
+    of_list: Any = GenericAlias(list, get_args(kind)[:1])
+    structure_items = converter.get_structure_hook(of_list)
+
+    def hook(data: Any, _: Any) -> tuple[Any, ...]:
+        if not isinstance(data, list | tuple):
+            raise TypeError(f"expected a list, not {type(data).__name__}")
+        return tuple(structure_items(data, of_list))
+
+    return hook
+
+
+def _structure_bool(value: Any, _: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, not {type(value).__name__}")
+    return value
+
+
 def _structure_open_enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, not {type(value).__name__}")
@@ -111,7 +136,13 @@ def _is_open_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, OpenEnum)
 
 
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
 converter.register_structure_hook_factory(_has_extra)(_make_structure_hook)
 converter.register_unstructure_hook_factory(_has_extra)(_make_unstructure_hook)
+converter.register_structure_hook_factory(_is_tuple)(_make_tuple_hook)
+converter.register_structure_hook(bool, _structure_bool)
 converter.register_structure_hook_func(_is_open_enum, _structure_open_enum)
 converter.register_unstructure_hook(OpenEnum, _open_enum_text)
