@@ -145,10 +145,23 @@ class OperationMachine:
             return Request("GET", path_of("request", "info", self.request_ids[self._index]), lane=Lane.POLL)
         return self._rule().resource.read(self.resource_id or "", lane=Lane.POLL)
 
-    def receive(self, response: Response, share: float) -> float | None:
-        """Take an answer of any status; return the seconds until the next poll, or None at the end."""
+    def receive(self, response: Response, share: float, *, asked: Request[Any] | None = None) -> float | None:
+        """Take an answer of any status; return the seconds until the next poll, or None at the end.
+
+        Args:
+            response: The answer.
+            share: A random number between 0 and 1.
+            asked: What was asked, where another answer may have come in between. An answer to what is no longer
+                asked changes nothing: the request's last word would else be read as the cluster.
+        """
         self.polls += 1
+        if self.done:
+            return None
         request = self.next_request()
+        is_stale = asked is not None and asked.path != request.path
+        return 0.0 if is_stale else self._take(request, response, share)
+
+    def _take(self, request: Request[Any], response: Response, share: float) -> float | None:
         try:
             answer = answer_of(response, method=request.method, path=request.path)
             event = self._read(request, answer)

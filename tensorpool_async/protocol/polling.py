@@ -55,10 +55,8 @@ def delay_after(policy: PollPolicy, retry_after: float | None, *, failures: int,
         delay = min(LONGEST_FAILURE_DELAY, max(policy.default, 0.1) * 2.0 ** min(failures - 1, 30))
     else:
         delay = policy.default
-    delay = max(delay, policy.minimum)
-    if policy.maximum is not None:
-        delay = min(delay, policy.maximum)
-    return delay * (1.0 + policy.jitter * share)
+    delay = max(delay, policy.minimum) * (1.0 + policy.jitter * share)
+    return delay if policy.maximum is None else min(delay, policy.maximum)
 
 
 def first_delay(policy: PollPolicy, retry_after: float | None, share: float) -> float:

@@ -11,12 +11,17 @@ from typing import Any, cast
 
 import attrs
 
-from tensorpool_async.errors import DecodeError, RateLimited, ServerError, StatusError
+from tensorpool_async.errors import DecodeError, ServerError, StatusError
 from tensorpool_async.protocol.retry_after import retry_after_of
 
 
 MESSAGE_KEYS = ("message", "error", "external_message", "detail")
 LONGEST_MESSAGE = 500
+DEEPEST_MESSAGE = 4
+"""Objects within objects that are looked through for a sentence; any real one lies in the first or the second."""
+
+HEAD_OF_PAGE = 20_000
+"""Characters of a page that are searched for its title."""
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
@@ -102,7 +107,7 @@ def error_of(response: Response, *, method: str, path: str) -> StatusError:
     body = _readable_body(response.body)
     fallback = ServerError if response.status >= 500 else StatusError
     kind = StatusError.by_status.get(response.status, fallback)
-    error = kind(
+    error: StatusError = kind(
         response.status,
         message_of(body) or _phrase(response.status),
         body=body,
@@ -110,13 +115,12 @@ def error_of(response: Response, *, method: str, path: str) -> StatusError:
         method=method,
         path=path,
     )
-    if isinstance(error, RateLimited):
-        error.retry_after = response.retry_after
+    error.retry_after = response.retry_after
     return error
 
 
 def _readable_body(body: bytes) -> Any:
-    text = body.decode("utf-8", "replace")
+    text = body.decode("utf-8-sig", "replace")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -130,18 +134,19 @@ def message_of(body: Any) -> str | None:
     """
     if isinstance(body, str):
         return _message_of_text(body)
-    if not isinstance(body, dict):
+    return _message_of_object(body, DEEPEST_MESSAGE)
+
+
+def _message_of_object(body: Any, depth: int) -> str | None:
+    if not isinstance(body, dict) or not depth:
         return None
     fields = cast("dict[str, Any]", body)
-    for key in MESSAGE_KEYS:
-        text = _sentence(fields.get(key))
-        if text:
-            return text
-    return None
+    sentences = (_sentence(fields.get(key), depth) for key in MESSAGE_KEYS)
+    return next((sentence for sentence in sentences if sentence), None)
 
 
 def _message_of_text(text: str) -> str | None:
-    title = _TITLE.search(text)
+    title = _TITLE.search(text, 0, HEAD_OF_PAGE)
     if title:
         text = unescape(title[1])
     elif "<" in text and ">" in text:
@@ -149,28 +154,30 @@ def _message_of_text(text: str) -> str | None:
     return _shorten(" ".join(text.split())) or None
 
 
-def _sentence(value: Any) -> str | None:
+def _sentence(value: Any, depth: int) -> str | None:
     if isinstance(value, str):
         return _shorten(value.strip()) or None
     if isinstance(value, list):
         parts = [_validation_sentence(item) for item in cast("list[Any]", value)]
         return _shorten("; ".join(part for part in parts if part)) or None
-    if isinstance(value, dict):
-        return message_of(value) or None
-    return None
+    return _message_of_object(value, depth - 1)
 
 
 def _validation_sentence(item: Any) -> str | None:
     if not isinstance(item, dict):
-        return str(item)
+        return _text(item)
     problem = cast("dict[str, Any]", item)
-    message = str(problem.get("msg") or "").strip()
+    message = _text(problem.get("msg"))
     location: Any = problem.get("loc")
-    if not isinstance(location, list):
+    if not message or not isinstance(location, list):
         return message or None
     # FastAPI's `loc` starts with where the value was: body, query, path.
-    place = ".".join(str(part) for part in cast("list[Any]", location)[1:])
-    return f"{place}: {message}" if place else message or None
+    place = ".".join(_text(part) for part in cast("list[Any]", location)[1:])
+    return f"{place}: {message}" if place else message
+
+
+def _text(value: Any) -> str:
+    return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
 def _shorten(text: str) -> str:

@@ -116,7 +116,7 @@ def classify(error: TensorPoolError) -> Failure:
 
 
 def _classify_status(error: StatusError) -> Failure:
-    if isinstance(error, RateLimited) or (error.status == 503 and "retry-after" in error.headers):
+    if isinstance(error, RateLimited) or (error.status == 503 and error.retry_after is not None):
         return Failure.RATE_LIMITED
     return Failure.NO_ANSWER if error.status in LOST_STATUSES else Failure.REFUSED
 

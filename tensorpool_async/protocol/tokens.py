@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any, cast
 
 import attrs
 
 from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.models.enums import OperationKind
+from tensorpool_async.protocol.kinds import KINDS
+from tensorpool_async.protocol.requests import path_of
 
 
 PREFIX = "tpa1."
+
+_VERSION = re.compile(r"tpa[0-9]+(?=\.|$)")
 
 
 @attrs.frozen
@@ -56,23 +61,24 @@ def decode(text: str) -> Ticket:
         ConfigurationError: It is a token of a newer version, or a damaged one, or no request id either.
     """
     text = text.strip()
-    if not text or not text.isascii() or not text.isprintable():
+    if not (text.isascii() and text.isprintable() and _is_id(text)):
         raise ConfigurationError(
             "neither a token nor a request id: it is empty, or holds characters that neither has"
         )
-    if not text.startswith("tpa"):
+    version = _VERSION.match(text)
+    if version is None:
         return Ticket(kind=None, request_ids=(text,))
-    if not text.startswith(PREFIX):
-        version = text.partition(".")[0]
-        if version.removeprefix("tpa").isdigit():
-            raise ConfigurationError(
-                f"the token is of version {version!r}, and this package reads {PREFIX[:-1]!r}"
-            )
-        return Ticket(kind=None, request_ids=(text,))
+    if version[0] != PREFIX[:-1]:
+        raise ConfigurationError(
+            f"the token is of version {version[0]!r}, and this package reads {PREFIX[:-1]!r}"
+        )
     try:
-        return _ticket_of(_fields_of(text.removeprefix(PREFIX)))
+        ticket = _ticket_of(_fields_of(text.removeprefix(PREFIX)))
     except (ValueError, TypeError, RecursionError):
         raise ConfigurationError("the token is damaged: it cannot be read") from None
+    if not ticket.request_ids and ticket.kind not in KINDS:
+        raise ConfigurationError(f"the token is of a kind that this package cannot follow: {ticket.kind}")
+    return ticket
 
 
 def _fields_of(text: str) -> dict[str, Any]:
@@ -91,11 +97,22 @@ def _ticket_of(fields: dict[str, Any]) -> Ticket:
     )
     if not isinstance(request_ids, list) or not isinstance(expected, dict):
         raise TypeError("fields of another type")
+    ids = [*cast("list[Any]", request_ids), *([] if resource_id is None else [resource_id])]
+    if not all(_is_id(one) for one in ids):
+        raise ValueError("ids that are none")
     if not (kind and resource_id) and not request_ids:
         raise ValueError("nothing to follow")
     return Ticket(
-        kind=OperationKind(kind) if kind else None,
-        resource_id=str(resource_id) if resource_id else None,
-        request_ids=tuple(str(one) for one in cast("list[Any]", request_ids)),
+        kind=None if kind is None else OperationKind(kind),
+        resource_id=resource_id,
+        request_ids=tuple(cast("list[str]", request_ids)),
         expected=cast("dict[str, Any]", expected),
     )
+
+
+def _is_id(value: Any) -> bool:
+    """Whether this can stand in a path, and so be asked for."""
+    try:
+        return isinstance(value, str) and bool(path_of(value))
+    except ValueError:
+        return False

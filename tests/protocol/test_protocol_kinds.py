@@ -1,0 +1,90 @@
+"""What the state of a resource says about the operation on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from tensorpool_async.models import Cluster, ClusterStatus, OperationKind, Quote
+from tensorpool_async.protocol.kinds import CLUSTER, KINDS, Sign, status_text
+from tensorpool_async.protocol.requests import Lane
+from tensorpool_async.protocol.responses import Answer
+
+
+PENDING, SUCCEEDED, FAILED = Sign
+
+SIGNS: list[tuple[str | None, Sign, Sign]] = [
+    # the cluster is   being made  being destroyed
+    (None, PENDING, PENDING),
+    ("PENDING", PENDING, PENDING),
+    ("PROVISIONING", PENDING, PENDING),
+    ("CONFIGURING", PENDING, PENDING),
+    ("RUNNING", SUCCEEDED, PENDING),
+    ("DESTROYING", FAILED, PENDING),
+    ("DESTROYED", FAILED, SUCCEEDED),
+    ("FAILED", FAILED, PENDING),
+    ("HIBERNATING", PENDING, PENDING),  # known to a later engine only
+]
+
+
+@pytest.mark.parametrize(("status", "making", "destroying"), SIGNS)
+@pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
+def test_the_state_of_a_cluster(status: str | None, making: Sign, destroying: Sign, case: Any) -> None:
+    cluster = Cluster("c-1", status=None if status is None else ClusterStatus(case(status)))
+    assert KINDS[OperationKind.CLUSTER_CLAIM].sign(cluster, {}) is making
+    assert KINDS[OperationKind.CLUSTER_RELEASE].sign(cluster, {}) is destroying
+
+
+@pytest.mark.parametrize(
+    ("expected", "sign"),
+    [
+        ({}, SUCCEEDED),
+        ({"name": "w0"}, SUCCEEDED),
+        ({"name": "w0", "deletion_protection": True}, SUCCEEDED),
+        ({"name": "w1"}, PENDING),
+        ({"name": "w0", "deletion_protection": False}, PENDING),
+        ({"unheard_of": 1}, PENDING),
+    ],
+)
+def test_an_edit_is_done_when_the_cluster_has_the_new_values(expected: dict[str, Any], sign: Sign) -> None:
+    cluster = Cluster("c-1", name="w0", deletion_protection=True)
+    assert KINDS[OperationKind.CLUSTER_EDIT].sign(cluster, expected) is sign
+
+
+def test_only_a_destruction_is_done_when_the_resource_is_gone_and_has_no_result() -> None:
+    destructions = {kind for kind in KINDS if kind.endswith(("_RELEASE", "_DESTROY"))}
+    assert {kind for kind, rule in KINDS.items() if rule.done_when_gone} == destructions
+    assert {kind for kind, rule in KINDS.items() if not rule.has_result} == destructions
+
+
+def test_every_kind_of_a_cluster_can_be_watched() -> None:
+    of_clusters = {kind for kind in OperationKind if kind.startswith("CLUSTER_")}
+    assert of_clusters == {kind for kind, rule in KINDS.items() if rule.resource is CLUSTER}
+
+
+def test_reading_a_cluster() -> None:
+    request = CLUSTER.read("a/b", lane=Lane.POLL)
+    assert (request.method, request.path, request.lane) == ("GET", "/cluster/info/a%2Fb", Lane.POLL)
+    assert CLUSTER.read("c-1").lane is Lane.READ
+    answer = Answer(200, {"cluster_info": {"status": "running"}})
+    assert request.decode(answer) == Cluster("a/b", status=ClusterStatus.RUNNING)
+
+
+@attrs.frozen
+class WithoutStatus:
+    name: str = "w0"
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (Cluster("c-1", status=ClusterStatus.RUNNING), "RUNNING"),
+        (Cluster("c-1"), "state unknown"),
+        (Quote(1.0), "state unknown"),
+        (WithoutStatus(), "state unknown"),
+    ],
+)
+def test_a_state_as_text(model: Any, text: str) -> None:
+    assert status_text(model) == text

@@ -1,0 +1,161 @@
+"""Tokens: an operation as a text, and back; what is no token never raises anything but ConfigurationError."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tensorpool_async.errors import ConfigurationError
+from tensorpool_async.models.enums import OperationKind
+from tensorpool_async.protocol.kinds import KINDS
+from tensorpool_async.protocol.operation import OperationMachine
+from tensorpool_async.protocol.polling import PollPolicy
+from tensorpool_async.protocol.tokens import Ticket, decode, encode
+
+
+CLAIM = OperationKind.CLUSTER_CLAIM
+
+ids = st.text(min_size=1).filter(lambda text: text not in {".", ".."})
+kinds = st.sampled_from(OperationKind) | st.text(min_size=1).map(OperationKind)
+values = st.none() | st.booleans() | st.integers() | st.text()
+tickets = st.one_of(
+    st.builds(Ticket, st.none() | kinds, st.none() | ids, st.lists(ids, min_size=1).map(tuple)),
+    st.builds(Ticket, st.sampled_from(list(KINDS)), ids, expected=st.dictionaries(st.text(), values)),
+)
+
+
+def token_of(fields: Any) -> str:
+    return "tpa1." + base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
+
+
+def can_be_followed(ticket: Ticket) -> bool:
+    return OperationMachine(ticket, PollPolicy()).next_request().path.isascii()
+
+
+@given(tickets)
+def test_a_token_gives_its_ticket_back(ticket: Ticket) -> None:
+    token = encode(ticket)
+    assert token.isascii()
+    assert token.isprintable()
+    assert " " not in token
+    assert decode(token) == ticket
+    assert decode(f"  {token}\n") == ticket
+
+
+def test_a_token_tells_its_version_and_stays_readable_for_later_versions() -> None:
+    ticket = Ticket(OperationKind.CLUSTER_EDIT, "c-1", ("r-1",), {"name": "w0"})
+    token = "tpa1.eyJrIjoiQ0xVU1RFUl9FRElUIiwibyI6ImMtMSIsInIiOlsici0xIl0sIngiOnsibmFtZSI6IncwIn19"
+    assert encode(ticket) == token
+    assert decode(token) == ticket
+
+
+@pytest.mark.parametrize(
+    "text", ["r-1", " r-1\n", "req_5f", "tpa", "tpax", "tpa1x.y", "TPA1.x", "a b", "..."]
+)
+def test_a_bare_request_id_is_taken_as_it_is(text: str) -> None:
+    assert decode(text) == Ticket(kind=None, request_ids=(text.strip(),))
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n", "größe", "r-1\x00", "r\n1", "r\x7f", ".", ".."])
+def test_what_is_neither_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="neither a token nor a request id"):
+        decode(text)
+
+
+@pytest.mark.parametrize("text", ["tpa2.e30", "tpa2", "tpa10.x", "tpa0."])
+def test_another_version_is_named(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"of version '{text.partition('.')[0]}'.* reads 'tpa1'"):
+        decode(text)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "tpa1",
+        "tpa1.",
+        "tpa1.e",
+        "tpa1.e30",
+        "tpa1.!!!!",
+        "tpa1._w",
+        "tpa1." + base64.urlsafe_b64encode(b"[" * 100_000).decode(),
+        token_of([]),
+        token_of("r-1"),
+        token_of({"k": "CLUSTER_CLAIM"}),
+        token_of({"o": "c-1"}),
+        token_of({"k": "CLUSTER_CLAIM", "o": ""}),
+        token_of({"k": "CLUSTER_CLAIM", "o": ".."}),
+        token_of({"k": "CLUSTER_CLAIM", "o": 5}),
+        token_of({"k": 5, "o": "c-1"}),
+        token_of({"k": ["CLUSTER_CLAIM"], "o": "c-1"}),
+        token_of({"r": "r-1"}),
+        token_of({"r": [None]}),
+        token_of({"r": [{"a": 1}]}),
+        token_of({"r": [""]}),
+        token_of({"r": ["r-1", ".."]}),
+        token_of({"r": ["\ud800"]}),
+        token_of({"r": ["r-1"], "x": []}),
+    ],
+)
+def test_a_damaged_token_says_so(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="damaged"):
+        decode(token)
+
+
+def test_a_token_of_which_nothing_can_be_asked_is_refused() -> None:
+    later_kind = OperationKind("REGION_CLAIM")
+    with pytest.raises(ConfigurationError, match="cannot follow: REGION_CLAIM"):
+        decode(encode(Ticket(later_kind, "x-1")))
+    assert decode(encode(Ticket(later_kind, "x-1", ("r-1",)))).kind == later_kind
+
+
+def test_a_token_ignores_what_a_later_version_added() -> None:
+    assert decode(token_of({"k": "CLUSTER_CLAIM", "o": "c-1", "new": 1})) == Ticket(CLAIM, "c-1")
+
+
+@given(text=st.text() | st.binary().map(lambda junk: "tpa1." + base64.urlsafe_b64encode(junk).decode()))
+def test_no_text_raises_anything_else(text: str) -> None:
+    try:
+        ticket = decode(text)
+    except ConfigurationError:
+        return
+    assert can_be_followed(ticket)
+
+
+json_values = st.recursive(
+    values | st.floats(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+
+
+@given(
+    fields=st.dictionaries(
+        st.sampled_from("korxz"), json_values | st.sampled_from(["CLUSTER_CLAIM", ["r-1"]])
+    )
+)
+def test_no_fields_raise_anything_else(fields: dict[str, Any]) -> None:
+    try:
+        ticket = decode(token_of(fields))
+    except ConfigurationError:
+        return
+    assert can_be_followed(ticket)
+
+
+@given(ticket=tickets, data=st.data())
+@example(ticket=Ticket(CLAIM, "c-1", ("r-1",)), data=None)
+def test_a_token_that_is_cut_or_changed_is_refused_or_can_still_be_followed(
+    ticket: Ticket, data: st.DataObject | None
+) -> None:
+    token = encode(ticket)
+    cut = range(len(token)) if data is None else [data.draw(st.integers(0, len(token) - 1), label="cut at")]
+    letter = "x" if data is None else data.draw(st.characters(codec="ascii"), label="letter")
+    for at in cut:
+        for damaged in (token[:at], token[:at] + letter + token[at + 1 :]):
+            try:
+                read = decode(damaged)
+            except ConfigurationError:
+                continue
+            assert can_be_followed(read)
