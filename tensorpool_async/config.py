@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,15 @@ KEY_VARIABLE = "TENSORPOOL_KEY"
 ENGINE_VARIABLE = "TENSORPOOL_ENGINE"
 DEFAULT_BASE_URL = "https://engine.tensorpool.dev"
 DASHBOARD = "https://tensorpool.dev/dashboard"
+
+_KEY_LINE = re.compile(
+    rf"""
+    \s* (?:export\s+)? {KEY_VARIABLE} \s*=\s*
+    (?: "(?P<double>[^"]*)" | '(?P<single>[^']*)' | (?P<bare>.*?) )
+    \s* (?: (?<=\s)[#].* )?
+    """,
+    re.VERBOSE,
+)
 
 
 def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
@@ -52,7 +62,7 @@ def find_key(argument: str | Secret | None) -> Secret:
     """
     if isinstance(argument, Secret):
         argument = argument.reveal()
-    key = argument if argument is not None else os.environ.get(KEY_VARIABLE) or _key_from_dotenv(Path(".env"))
+    key = argument if argument is not None else _variable(KEY_VARIABLE) or _key_from_dotenv(Path(".env"))
     key = (key or "").strip()
     if not key:
         raise ConfigurationError(
@@ -66,16 +76,18 @@ def find_key(argument: str | Secret | None) -> Secret:
     return Secret(key)
 
 
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
 def _key_from_dotenv(path: Path) -> str | None:
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError:
         return None
-    for line in lines:
-        name, separator, value = line.removeprefix("export ").partition("=")
-        if separator and name.strip() == KEY_VARIABLE:
-            return value.strip().strip("'\"")
-    return None
+    found = (_KEY_LINE.fullmatch(line) for line in lines)
+    match = next((match for match in found if match), None)
+    return None if match is None else match[match.lastgroup or 0].strip("'\"")
 
 
 def find_base_url(argument: str | None, *, allow_insecure: bool = False) -> str:
@@ -84,11 +96,11 @@ def find_base_url(argument: str | None, *, allow_insecure: bool = False) -> str:
     Raises:
         ConfigurationError: It is no http(s) address of a bare host, or it would send the key in the clear.
     """
-    url = argument if argument is not None else os.environ.get(ENGINE_VARIABLE) or DEFAULT_BASE_URL
+    url = argument if argument is not None else _variable(ENGINE_VARIABLE) or DEFAULT_BASE_URL
     url = url.strip().removesuffix("/")
     problem = _problem_of(url, allow_insecure=allow_insecure)
     if problem:
-        raise ConfigurationError(f"the base URL {_without_userinfo(url)!r} {problem}")
+        raise ConfigurationError(f"the base URL {_showable(url)!r} {problem}")
     return url
 
 
@@ -97,8 +109,8 @@ def _problem_of(url: str, *, allow_insecure: bool) -> str | None:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
-    except ValueError as error:
-        return f"cannot be read: {error}"
+    except ValueError:
+        return "cannot be read: its host or its port is malformed"  # what Python says may quote a password
     problems = {
         "has no scheme: it must start with https:// (or http:// for an engine on this machine)": (
             parts.scheme not in {"http", "https"}
@@ -115,9 +127,10 @@ def _problem_of(url: str, *, allow_insecure: bool) -> str | None:
     return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
-def _without_userinfo(url: str) -> str:
-    scheme, separator, rest = url.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+def _showable(url: str) -> str:
+    """Leave out what may be a secret: a user name and password, or a query."""
+    scheme = next((scheme for scheme in ("https://", "http://") if url.lower().startswith(scheme)), "")
+    return f"{scheme}…" if "@" in url else re.sub(r"(?<=[?#]).+", "…", url, flags=re.DOTALL)
 
 
 def is_loopback(host: str) -> bool:
