@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,16 +13,24 @@ import aiohttp
 import attrs
 
 from tensorpool_async.config import Timeouts, find_base_url, find_key
+from tensorpool_async.events import Dispatcher
 from tensorpool_async.flow.limiter import LimiterStatistics, RateLimiter
+from tensorpool_async.models.account import Health
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
 from tensorpool_async.protocol import tokens
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
+from tensorpool_async.resources.account import Account, alive_request, health_request
 from tensorpool_async.resources.clusters import Clusters
+from tensorpool_async.resources.jobs import Jobs
+from tensorpool_async.resources.object_storage import ObjectStorage
+from tensorpool_async.resources.ssh import SSH
+from tensorpool_async.resources.storage import Storage
 from tensorpool_async.secrets import Secret
 from tensorpool_async.submissions import Submitter
 from tensorpool_async.transport import Transport
+from tensorpool_async.websocket import Sockets
 
 
 if TYPE_CHECKING:
@@ -38,6 +47,7 @@ class Statistics:
         rate_limited: Answers that asked to wait: 429, or 503 with Retry-After.
         polls: Attempts that polled an operation.
         operations: Operations that have not ended.
+        listener_failures: Events that the listener failed on, or that it was too slow for.
         limiter: What the limiter is doing; it may be shared with other clients.
     """
 
@@ -46,6 +56,7 @@ class Statistics:
     rate_limited: int
     polls: int
     operations: int
+    listener_failures: int
     limiter: LimiterStatistics
 
 
@@ -69,6 +80,11 @@ class TensorPool:
 
     Attributes:
         clusters: Clusters of GPUs.
+        storage: Storage volumes.
+        jobs: Jobs on clusters.
+        object_storage: The organization's object storage.
+        ssh: SSH keys, and how to log in.
+        account: The user, the organization, and preferences.
     """
 
     def __init__(
@@ -85,6 +101,7 @@ class TensorPool:
         proxy: str | None = None,
         trust_env: bool = True,
         allow_insecure: bool = False,
+        on_event: Callable[[Any], object] | None = None,
     ) -> None:
         """Make a client.
 
@@ -100,13 +117,16 @@ class TensorPool:
             proxy: The address of an HTTP proxy.
             trust_env: Whether proxies are taken from the environment, if none is given.
             allow_insecure: Whether the key may be sent over plain http to another machine.
+            on_event: A function, or a coroutine function, that is told what happens; see `tensorpool_async.events`. One
+                that raises or is slow harms nothing.
 
         Raises:
             ConfigurationError: There is no key, or the base URL cannot be used.
         """
         self._base_url = find_base_url(base_url, allow_insecure=allow_insecure)
+        key = find_key(api_key)
         self._transport = Transport(
-            key=find_key(api_key),
+            key=key,
             base_url=self._base_url,
             limiter=limiter or RateLimiter(),
             retry=retry or RetryPolicy(),
@@ -118,7 +138,14 @@ class TensorPool:
         )
         self._poller = Poller(self._transport)
         self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy())
+        self._events = Dispatcher(on_event)
+        sockets = Sockets(self._transport, key)
         self.clusters = Clusters(self._transport, self._submitter)
+        self.storage = Storage(self._transport, self._submitter)
+        self.jobs = Jobs(self._transport, self._submitter, sockets, self._events)
+        self.object_storage = ObjectStorage(self._transport)
+        self.ssh = SSH(self._transport)
+        self.account = Account(self._transport)
 
     @property
     def base_url(self) -> str:
@@ -165,6 +192,21 @@ class TensorPool:
 
         return fleets.FleetSession(self, fleet if isinstance(fleet, fleets.Fleet) else fleets.load(fleet))
 
+    async def health(self) -> Health:
+        """Ask whether the engine is well and takes this key (`POST /health`).
+
+        The engine may judge the version of this package as if it were that of its own command-line client.
+
+        Raises:
+            AuthenticationError: The key is wrong (401).
+            StatusError: The engine does not want this client.
+        """
+        return await self._transport.send(health_request())
+
+    async def alive(self) -> Health:
+        """Ask whether the engine is there, whatever the key (`GET /healthz`)."""
+        return await self._transport.send(alive_request())
+
     def statistics(self) -> Statistics:
         """Return what this client has done so far."""
         counters = self._transport.counters
@@ -174,6 +216,7 @@ class TensorPool:
             rate_limited=counters.rate_limited,
             polls=counters.polls,
             operations=len(self._poller),
+            listener_failures=self._events.failures + self._events.dropped,
             limiter=self._transport.limiter.statistics(),
         )
 
@@ -181,6 +224,7 @@ class TensorPool:
         """Stop polling and close the session. Operations go on at the engine; who waits for one is told so."""
         await self._poller.aclose()
         await self._transport.aclose()
+        await self._events.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -24,6 +24,8 @@
     │   └── OperationTimeout      the caller's timeout ended the wait; the operation lives on (also a TimeoutError)
     ├── AmbiguousOutcomeError     a change was sent, its answer was lost, and whether it was made is not known
     ├── CommandRefused            the engine asked for a command that the caller's policy does not allow
+    ├── PathRefused               the engine named a file outside of the folder that it is meant for
+    ├── StreamError               the end of a job's stream before its last word; `.retryable` says what to do
     ├── FleetError                members of a fleet failed (also an ExceptionGroup)
     └── BudgetExceeded            a fleet would cost more per hour than its `max_hourly_cost`
 
@@ -252,6 +254,32 @@ class AmbiguousOutcomeError(TensorPoolError):
 
 class CommandRefused(TensorPoolError):
     """The engine asked for a command to be run here that the policy does not allow; it was not run."""
+
+
+class PathRefused(TensorPoolError):
+    """The engine named a file that would leave the folder that it is meant for; nothing was written.
+
+    Attributes:
+        name: The file's name, as the engine gave it.
+    """
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class StreamError(TensorPoolError):
+    """A WebSocket ended before its last word.
+
+    Attributes:
+        code: The code that it was closed with; 1006 where the connection was lost, None where the engine said `error`.
+        retryable: Whether trying again may help: the connection was lost, not refused.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
 
 
 class FleetError(TensorPoolError, ExceptionGroup[Exception]):

@@ -8,8 +8,10 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from tensorpool_async.errors import AmbiguousOutcomeError, NotFound
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
+from tensorpool_async.protocol.kinds import Resource, status_text
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
@@ -109,6 +111,21 @@ class Submitter:
     async def submit(self, request: Request[Accepted]) -> Operation[Any]:
         """Send a change, and return the operation that its answer names."""
         return self.begin(await self.transport.send(request))
+
+    async def submit_delete(
+        self, request: Request[Accepted], gone: Accepted, resource: Resource
+    ) -> Operation[None]:
+        """Send a DELETE; if it meets a conflict after a lost answer, see whether that is its own first attempt."""
+        try:
+            return await self.submit(request)
+        except AmbiguousOutcomeError:
+            try:
+                model = await self.transport.send(resource.read(gone.ticket.resource_id or ""))
+            except NotFound:
+                return self.begin(gone)
+            if status_text(model).casefold() != "destroying":
+                raise
+            return self.begin(gone)
 
     def begin(self, accepted: Accepted) -> Operation[Any]:
         """Make the operation of a 202, and have it polled."""

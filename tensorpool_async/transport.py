@@ -12,8 +12,10 @@ import logging
 import random
 import time
 import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from ssl import SSLContext
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import aiohttp
 import attrs
@@ -30,7 +32,7 @@ from tensorpool_async.errors import (
 from tensorpool_async.flow.budget import RetryBudget
 from tensorpool_async.flow.limiter import RateLimiter
 from tensorpool_async.protocol.requests import Lane, Request
-from tensorpool_async.protocol.responses import Response, answer_of
+from tensorpool_async.protocol.responses import Response, answer_of, error_of
 from tensorpool_async.protocol.retries import (
     RetryPolicy,
     Tries,
@@ -44,6 +46,9 @@ from tensorpool_async.version import VERSION
 
 
 T = TypeVar("T")
+
+CHUNK = 128 * 1024
+"""Bytes that are read at a time while downloading."""
 
 logger = logging.getLogger("tensorpool_async")
 
@@ -87,6 +92,43 @@ class Counters:
     polls: int = 0
 
 
+Exchange = Callable[[aiohttp.ClientSession, Request[Any]], Awaitable[Response]]
+
+
+class ConnectionOptions(TypedDict):
+    """What aiohttp takes for one connection."""
+
+    ssl: SSLContext | bool | aiohttp.Fingerprint
+    proxy: str | None
+
+
+class Download:
+    """A download that has begun."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+
+    @property
+    def resumed(self) -> bool:
+        """Whether what comes continues the bytes that were here; else it is the whole file."""
+        return self._answer.status == 206
+
+    @property
+    def size(self) -> int | None:
+        """Bytes that are to come; None where the server does not say."""
+        return self._answer.content_length
+
+    @property
+    def etag(self) -> str | None:
+        """What identifies this version of the file, for an attempt that goes on with it; None if it is a weak one."""
+        etag = self._answer.headers.get("ETag")
+        return None if etag is None or etag.startswith("W/") else etag
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over what comes."""
+        return self._answer.content.iter_chunked(CHUNK)
+
+
 class Transport:
     """Sends requests for one client, over one session that is opened when it is first needed."""
 
@@ -127,8 +169,22 @@ class Transport:
         """Whether the client was closed."""
         return self._closed
 
-    async def send(self, request: Request[T]) -> T:
+    @property
+    def retry(self) -> RetryPolicy:
+        """How often and how soon a request is sent again."""
+        return self._retry
+
+    @property
+    def connection_options(self) -> ConnectionOptions:
+        """What every connection is made with."""
+        return {"ssl": self._ssl, "proxy": self._proxy}
+
+    async def send(self, request: Request[T], exchange: Exchange | None = None) -> T:
         """Send a request as often as the retry table allows, and return its decoded answer.
+
+        Args:
+            request: What to send.
+            exchange: As for `attempt`.
 
         Raises:
             StatusError: The engine refused it.
@@ -139,18 +195,23 @@ class Transport:
         tries = Tries()
         while True:
             try:
-                result = await self._try(request)
+                response = await self.attempt(request, exchange)
+                result = request.decode(answer_of(response, method=request.method, path=request.path))
             except TensorPoolError as caught:
                 error = caught
             else:
                 self._budget.succeeded()
                 return result
             if request.when_gone is not None and tries.uncertain and isinstance(error, NotFound):
-                return request.when_gone
+                return request.when_gone()
             tries = await self._after(error, request, tries)
 
-    async def attempt(self, request: Request[Any]) -> Response:
+    async def attempt(self, request: Request[Any], exchange: Exchange | None = None) -> Response:
         """Send a request once, in its turn, and return whatever the engine answers.
+
+        Args:
+            request: What to send.
+            exchange: What sends it and reads its answer while the slot is held, where that is no plain request.
 
         Raises:
             ConnectionFailed: The engine gave no answer.
@@ -160,12 +221,44 @@ class Transport:
         retry_after: float | None = None
         ok = False
         try:
-            response = await self._exchange(session, request)
+            response = await (exchange or self._exchange)(session, request)
             ok = response.ok
             retry_after = self._pause_of(response)
         finally:
             self.limiter.release(granted_at, retry_after=retry_after, ok=ok)
         return response
+
+    @asynccontextmanager
+    async def download(
+        self, url: str, *, start: int = 0, etag: str | None = None
+    ) -> AsyncGenerator[Download]:
+        """Download from a presigned address: the same session, without the key, and without a slot of the engine's.
+
+        Args:
+            url: The address.
+            start: The first byte that is wanted; it counts only together with an `etag`.
+            etag: What the bytes that are here already belong to. If the file has changed since, all of it is sent.
+
+        Raises:
+            StatusError: The server refused it.
+            ConnectionFailed: The connection was not made, or lost on the way.
+        """
+        session = self._open()
+        headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag else {}
+        path = url.partition("?")[0]  # what follows is the signature: a secret
+        lost: ConnectionFailed
+        try:
+            async with session.get(
+                url, headers=headers, timeout=self._timeout, middlewares=ONCE_ONLY, **self.connection_options
+            ) as answer:
+                if answer.status not in {200, 206}:
+                    response = Response(answer.status, answer.headers, await answer.read(), time.time())
+                    raise error_of(response, method="GET", path=path)
+                yield Download(answer)
+                return
+        except (aiohttp.ClientError, OSError, _OnceOnly, ValueError) as error:
+            lost = connection_failed(error)
+        raise lost
 
     async def aclose(self) -> None:
         """Close the session, if it is this transport's own."""
@@ -173,10 +266,6 @@ class Transport:
         session, self._session = self._session, None
         if session is not None and session is not self._foreign_session:
             await session.close()
-
-    async def _try(self, request: Request[T]) -> T:
-        response = await self.attempt(request)
-        return request.decode(answer_of(response, method=request.method, path=request.path))
 
     async def _after(self, error: TensorPoolError, request: Request[Any], tries: Tries) -> Tries:
         """Wait as long as the failure asks for, or raise what it means."""
@@ -210,15 +299,14 @@ class Transport:
                 headers=self._headers,
                 timeout=self._timeout,
                 allow_redirects=False,
-                ssl=self._ssl,
-                proxy=self._proxy,
                 middlewares=ONCE_ONLY,
+                **self.connection_options,
             ) as answer:
                 body = await answer.read()
                 logger.debug("%s %s: %d", request.method, request.path, answer.status)
                 return Response(answer.status, answer.headers, body, time.time())
         except (aiohttp.ClientError, OSError, _OnceOnly) as error:
-            lost = _connection_failed(error)
+            lost = connection_failed(error)
         # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.
         logger.debug("%s %s: %s", request.method, request.path, lost)
         raise lost
@@ -303,7 +391,7 @@ def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcom
     )
 
 
-def _connection_failed(error: Exception) -> ConnectionFailed:
+def connection_failed(error: Exception) -> ConnectionFailed:
     """Say what a failure of the connection means, without holding on to it."""
     if isinstance(error, _OnceOnly) and error.__cause__ is not None:
         error = error.__cause__ if isinstance(error.__cause__, Exception) else error

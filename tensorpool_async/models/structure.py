@@ -1,6 +1,7 @@
 """From JSON to attrs and back: one converter, tolerant where the engine's answers are not certain.
 
-- A field that is null counts as absent, so that its default holds.
+- A field that is null counts as absent, so that its default holds; without a default, and where it may be None, it
+  is None.
 - A field may have several names on the wire (`names(…)`), of which the first that holds something is read, and the
   first of all is written back.
 - A list and a truth value must be just that: of a text, Python would make a list of its letters, and "false" true.
@@ -11,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import GenericAlias
+from types import GenericAlias, NoneType
 from typing import Any, TypeVar, cast, get_args, get_origin
 
 import attrs
@@ -72,19 +73,24 @@ def wire_names_of(kind: type[Any], name: str) -> tuple[str, ...]:
 
 
 def _make_structure_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
-    fields = [field for field in attrs.fields(kind) if field.name != "extra"]
+    fields = [field for field in attrs.fields(attrs.resolve_types(kind)) if field.name != "extra"]
+    absent = {
+        field.name: None
+        for field in fields
+        if field.default is attrs.NOTHING and NoneType in get_args(field.type)
+    }
     build = make_dict_structure_fn(kind, converter, extra=override(omit=True))
 
     def hook(data: Any, _: Any) -> Any:
         if not isinstance(data, Mapping):
             raise TypeError(f"expected an object, not {type(data).__name__}")
         extra = dict(cast("Mapping[str, Any]", data))
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = dict(absent)
         for field in fields:
             for name in _wire_names(field):
                 if extra.get(name) is None:
                     extra.pop(name, None)
-                elif field.name not in known:
+                elif known.get(field.name) is None:
                     known[field.name] = extra.pop(name)
         model = build(known, kind)
         if extra:

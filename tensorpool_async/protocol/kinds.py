@@ -15,6 +15,8 @@ import attrs
 from tensorpool_async.models.cluster import Cluster
 from tensorpool_async.models.enums import ClusterStatus, OpenEnum, OperationKind
 from tensorpool_async.models.envelope import unwrap
+from tensorpool_async.models.job import Job
+from tensorpool_async.models.storage import StorageVolume
 from tensorpool_async.protocol.requests import Lane, Request, path_of
 
 
@@ -51,6 +53,8 @@ class Resource:
 
 
 CLUSTER = Resource(("cluster", "info"), "cluster_info", Cluster)
+STORAGE = Resource(("storage", "info"), "storage_info", StorageVolume)
+JOB = Resource(("job", "info"), "job_info", Job)
 
 Judge = Callable[[Any, Mapping[str, Any]], Sign]
 
@@ -89,6 +93,16 @@ def by_fields(model: Any, expected: Mapping[str, Any]) -> Sign:
     return Sign.SUCCEEDED if done else Sign.PENDING
 
 
+def by_attachment(model: Any, expected: Mapping[str, Any]) -> Sign:
+    """Judge by whether the volume is attached to the cluster under `attached`, or no longer to that under `detached`."""
+    attached: tuple[str, ...] = model.attached_clusters
+    if "attached" in expected:
+        done = expected["attached"] in attached
+    else:
+        done = expected.get("detached") not in attached
+    return Sign.SUCCEEDED if done else Sign.PENDING
+
+
 KINDS: dict[OperationKind, Kind] = {
     OperationKind.CLUSTER_CLAIM: Kind(
         CLUSTER,
@@ -101,6 +115,27 @@ KINDS: dict[OperationKind, Kind] = {
         CLUSTER, has_result=False, sign=by_status(destroyed=Sign.SUCCEEDED), done_when_gone=True
     ),
     OperationKind.CLUSTER_EDIT: Kind(CLUSTER, has_result=True, sign=by_fields),
+    OperationKind.STORAGE_CREATE: Kind(
+        STORAGE,
+        has_result=True,
+        sign=by_status(
+            ready=Sign.SUCCEEDED, failed=Sign.FAILED, destroying=Sign.FAILED, destroyed=Sign.FAILED
+        ),
+    ),
+    OperationKind.STORAGE_DESTROY: Kind(
+        STORAGE, has_result=False, sign=by_status(destroyed=Sign.SUCCEEDED), done_when_gone=True
+    ),
+    OperationKind.STORAGE_EDIT: Kind(STORAGE, has_result=True, sign=by_fields),
+    OperationKind.STORAGE_ATTACH: Kind(STORAGE, has_result=True, sign=by_attachment),
+    OperationKind.STORAGE_DETACH: Kind(STORAGE, has_result=True, sign=by_attachment),
+    # A job that ends by itself before the cancel wins ends the operation as well: its result says which it was.
+    OperationKind.JOB_CANCEL: Kind(
+        JOB,
+        has_result=True,
+        sign=by_status(
+            canceled=Sign.SUCCEEDED, completed=Sign.SUCCEEDED, error=Sign.SUCCEEDED, failed=Sign.SUCCEEDED
+        ),
+    ),
 }
 """Kinds that are not here, of an engine that is newer than this package, can be followed and have no result."""
 

@@ -61,7 +61,8 @@ class Request(Generic[T]):
         json: The body, before it is encoded; None sends no body.
         lane: Where it queues.
         name: The name of the resource that it makes, where it makes one.
-        when_gone: What stands in for the answer of a repeated DELETE that finds nothing; None raises `NotFound`.
+        when_gone: Makes what stands in for the answer of a repeated DELETE that finds nothing; without it that is
+            `NotFound`.
     """
 
     method: str
@@ -71,4 +72,4 @@ class Request(Generic[T]):
     json: Any = attrs.field(default=None, kw_only=True)
     lane: Lane = attrs.field(default=Lane.READ, kw_only=True)
     name: str | None = attrs.field(default=None, kw_only=True)
-    when_gone: T | None = attrs.field(default=None, kw_only=True)
+    when_gone: Callable[[], T] | None = attrs.field(default=None, kw_only=True)

@@ -7,8 +7,8 @@
 | 429; 503 with Retry-After | again, after the pause | again, after the pause |
 | any other refusal; a TLS certificate | raise | raise |
 
-A repeated DELETE that finds nothing has succeeded. A repeated DELETE that meets a conflict is reconciled, for the
-conflict may be its own first attempt.
+A repeated DELETE that finds nothing has succeeded. A repeated DELETE or PUT that meets a conflict is reconciled, for
+the conflict may be its own first attempt.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def judge(error: TensorPoolError, method: str, tries: Tries, policy: RetryPolicy
     """
     failure = classify(error)
     verdict = VERDICTS[failure, method in REPEATABLE_METHODS]
-    if tries.uncertain and method == "DELETE" and isinstance(error, ConflictError):
+    if tries.uncertain and method in {"DELETE", "PUT"} and isinstance(error, ConflictError):
         return Verdict.RECONCILE
     if verdict is Verdict.AGAIN and tries.failed + 1 >= policy.attempts:
         return Verdict.RAISE

@@ -6,13 +6,11 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from tensorpool_async.errors import AmbiguousOutcomeError, DecodeError, NotFound
+from tensorpool_async.errors import NotFound
 from tensorpool_async.models.cluster import Cluster, Quote
-from tensorpool_async.models.enums import ClusterStatus, OperationKind, RequestStatus
-from tensorpool_async.models.envelope import unwrap_list
+from tensorpool_async.models.enums import OperationKind, RequestStatus
 from tensorpool_async.models.request import RequestInfo
-from tensorpool_async.models.structure import structure
-from tensorpool_async.operations import Operation
+from tensorpool_async.protocol.decoders import as_list, as_model, as_text
 from tensorpool_async.protocol.kinds import CLUSTER
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
@@ -22,10 +20,24 @@ from tensorpool_async.transport import Transport
 
 
 NAME_PREFIX = "tpa-"
+NAME_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # without those that look like others
 ID_PREFIX = "c-"
 
 ClusterLike = Cluster | str
 """A cluster, or its id."""
+
+
+def new_name(name: str | None) -> str:
+    """Return the name that a new resource gets: the one asked for, or one of its own.
+
+    Raises:
+        ValueError: The name is empty.
+    """
+    if name is None:
+        return NAME_PREFIX + "".join(secrets.choice(NAME_LETTERS) for _ in range(12))
+    if not name.strip():
+        raise ValueError("the name is empty")
+    return name
 
 
 def id_of(cluster: ClusterLike) -> str:
@@ -101,9 +113,10 @@ class Clusters:
         body |= {"public_keys": keys} if keys else {}
         body |= {"container": container} if container is not None else {}
         path = path_of("cluster", "create")
+        read_id = as_text("cluster_id", path)
 
         def accepted(answer: Answer) -> Accepted:
-            return _accepted(answer, OperationKind.CLUSTER_CLAIM, _cluster_id(answer, path))
+            return accepted_as(answer, OperationKind.CLUSTER_CLAIM, read_id(answer))
 
         request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, name=name)
         return Submission(
@@ -151,7 +164,7 @@ class Clusters:
         expected = {field: value for field, value in fields.items() if value is not None}
 
         def accepted(answer: Answer) -> Accepted:
-            return _accepted(answer, OperationKind.CLUSTER_EDIT, cluster_id, expected)
+            return accepted_as(answer, OperationKind.CLUSTER_EDIT, cluster_id, expected)
 
         request = Request(
             "PATCH", path_of("cluster", "edit", cluster_id), accepted, json=body, lane=Lane.CHANGE
@@ -172,12 +185,15 @@ class Clusters:
         gone = Accepted(Ticket(OperationKind.CLUSTER_RELEASE, cluster_id))
 
         def accepted(answer: Answer) -> Accepted:
-            return _accepted(answer, OperationKind.CLUSTER_RELEASE, cluster_id)
+            return accepted_as(answer, OperationKind.CLUSTER_RELEASE, cluster_id)
 
         request = Request(
-            "DELETE", path_of("cluster", cluster_id), accepted, lane=Lane.CHANGE, when_gone=gone
+            "DELETE", path_of("cluster", cluster_id), accepted, lane=Lane.CHANGE, when_gone=lambda: gone
         )
-        return Submission(f"the destruction of cluster {cluster_id}", lambda: self._destroy(request, gone))
+        return Submission(
+            f"the destruction of cluster {cluster_id}",
+            lambda: self._submitter.submit_delete(request, gone, CLUSTER),
+        )
 
     async def operations(
         self,
@@ -196,10 +212,7 @@ class Clusters:
             status: Only requests with this status.
         """
         path = path_of("cluster", "operations", id_of(cluster))
-
-        def decode(answer: Answer) -> list[RequestInfo]:
-            return unwrap_list(answer.body, "operations", RequestInfo, path=path)
-
+        decode = as_list("operations", RequestInfo, path)
         query = query_of(
             type=None if kind is None else str(OperationKind(kind)),
             status=None if status is None else str(RequestStatus(status)),
@@ -220,12 +233,8 @@ class Clusters:
             ValidationError: The engine does not know the instance type (422).
         """
         path = path_of("cluster", "quote")
-
-        def decode(answer: Answer) -> Quote:
-            return structure(answer.body, Quote, path=path)
-
         query = query_of(instance_type=instance_type, num_nodes=num_nodes)
-        return await self._transport.send(Request("GET", path, decode, query=query))
+        return await self._transport.send(Request("GET", path, as_model(Quote, path), query=query))
 
     # Last of the public methods, since within the class its name hides the type from what follows.
     async def list(self, *, organization: bool = False) -> list[Cluster]:
@@ -235,10 +244,7 @@ class Clusters:
             organization: List those of the organization instead of one's own (features/organization in the docs).
         """
         path = path_of("cluster", "list")
-
-        def decode(answer: Answer) -> list[Cluster]:
-            return unwrap_list(answer.body, "clusters", Cluster, path=path)
-
+        decode = as_list("clusters", Cluster, path)
         query = query_of(include_org=organization, instances=True)
         return await self._transport.send(Request("GET", path, decode, query=query))
 
@@ -250,30 +256,11 @@ class Clusters:
         named = [cluster for cluster in await self.list() if cluster.name == name]
         return named[0] if named else None
 
-    async def _destroy(self, request: Request[Accepted], gone: Accepted) -> Operation[None]:
-        try:
-            return await self._submitter.submit(request)
-        except AmbiguousOutcomeError:
-            # The conflict may be the request's own first attempt, whose answer was lost: the cluster tells.
-            try:
-                cluster = await self._read(gone.ticket.resource_id or "")
-            except NotFound:
-                return self._submitter.begin(gone)
-            if cluster.status is not ClusterStatus.DESTROYING:
-                raise
-            return self._submitter.begin(gone)
 
-
-def _accepted(
+def accepted_as(
     answer: Answer, kind: OperationKind, resource_id: str, expected: dict[str, Any] | None = None
 ) -> Accepted:
+    """Read a 202 that names at most one request."""
     request_id = answer.field("request_id")
     request_ids = (str(request_id),) if request_id else ()
     return Accepted(Ticket(kind, resource_id, request_ids, expected or {}), answer.retry_after)
-
-
-def _cluster_id(answer: Answer, path: str) -> str:
-    cluster_id = answer.field("cluster_id")
-    if not isinstance(cluster_id, str) or not cluster_id:
-        raise DecodeError("the answer names no cluster_id", path=path)
-    return cluster_id

@@ -1,0 +1,72 @@
+"""Running a command that the engine asks for: as a list of arguments, never through a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import attrs
+from anyio.abc import ByteReceiveStream
+from anyio.streams.text import TextReceiveStream
+
+from tensorpool_async.events import CommandEnded, CommandOutput, CommandStarted, Dispatcher
+
+
+NOT_STARTED = 127
+"""What a shell would say of a program that is not there."""
+
+LONGEST_OUTPUT = 1024 * 1024
+"""Characters of each stream that are kept for the engine; of more, the end is kept."""
+
+
+@attrs.frozen
+class CommandResult:
+    """How a command ended.
+
+    Attributes:
+        exit_code: Its exit code; 127 where it could not be started.
+        stdout: What it wrote to its standard output.
+        stderr: What it wrote to its standard error.
+    """
+
+    exit_code: int
+    stdout: str = ""
+    stderr: str = ""
+
+
+async def run(arguments: Sequence[str], *, folder: Path, events: Dispatcher, shown: bool) -> CommandResult:
+    """Run a command in a folder, with nothing on its standard input, and wait for its end.
+
+    What it writes is told as events while it runs. Who is cancelled here kills it first.
+    """
+    command = tuple(arguments)
+    events.emit(CommandStarted(arguments=command))
+    try:
+        result = await _run(command, folder=folder, events=events, shown=shown)
+    except (OSError, ValueError) as error:
+        result = CommandResult(NOT_STARTED, stderr=f"{command[0]}: {error}")
+    events.emit(CommandEnded(arguments=command, exit_code=result.exit_code))
+    return result
+
+
+async def _run(command: tuple[str, ...], *, folder: Path, events: Dispatcher, shown: bool) -> CommandResult:
+    kept: dict[str, str] = {"stdout": "", "stderr": ""}
+
+    async def read(stream: ByteReceiveStream | None, name: str) -> None:
+        if stream is None:
+            return
+        async for text in TextReceiveStream(stream, errors="replace"):
+            kept[name] = (kept[name] + text)[-LONGEST_OUTPUT:]
+            events.emit(CommandOutput(arguments=command, stream=name, text=text, shown=shown))
+
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    async with (
+        await anyio.open_process(command, stdin=subprocess.DEVNULL, cwd=folder, env=environment) as process,
+        anyio.create_task_group() as readers,
+    ):
+        readers.start_soon(read, process.stdout, "stdout")
+        readers.start_soon(read, process.stderr, "stderr")
+    return CommandResult(process.returncode or 0, kept["stdout"], kept["stderr"])

@@ -1,0 +1,161 @@
+"""Object storage: S3-compatible, one for each organization."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from tensorpool_async.errors import AmbiguousOutcomeError, ConfigurationError, DecodeError
+from tensorpool_async.models.object_storage import AwsConfig, Bucket, ObjectStorageCredentials, RcloneConfig
+from tensorpool_async.models.structure import structure
+from tensorpool_async.protocol.decoders import as_model, as_nothing, delete_request
+from tensorpool_async.protocol.requests import Lane, Request, path_of
+from tensorpool_async.protocol.responses import Answer
+from tensorpool_async.transport import Transport
+
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+
+BucketLike = Bucket | str
+"""A bucket, or its name."""
+
+
+class ObjectStorage:
+    """The organization's object storage, as `tp.object_storage`. All of it needs an organization.
+
+    Attributes:
+        buckets: Its buckets.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.buckets = Buckets(transport)
+
+    async def enable(self) -> ObjectStorageCredentials:
+        """Enable object storage for the organization (`POST /object-storage/enable`).
+
+        Raises:
+            AmbiguousOutcomeError: The answer was lost; `credentials` tells whether it is enabled.
+        """
+        return await self._credentials("POST", "enable")
+
+    async def disable(self) -> None:
+        """Disable object storage for the organization (`DELETE /object-storage/disable`).
+
+        Raises:
+            ConflictError: There are buckets left (409).
+        """
+        path = path_of("object-storage", "disable")
+        await self._transport.send(delete_request(path))
+
+    async def credentials(self) -> ObjectStorageCredentials:
+        """Read the organization's credentials (`GET /object-storage/credentials`).
+
+        Raises:
+            NotFound: Object storage is not enabled, or there is no organization.
+        """
+        return await self._credentials("GET", "credentials")
+
+    async def rotate_keys(self) -> ObjectStorageCredentials:
+        """Replace the keys of everyone in the organization (`POST /object-storage/rotate-keys`); cannot be undone.
+
+        Raises:
+            AmbiguousOutcomeError: The answer was lost; `credentials` tells which keys hold now.
+        """
+        return await self._credentials("POST", "rotate-keys")
+
+    async def rclone_config(self) -> RcloneConfig:
+        """Return a section for rclone's configuration (`GET /object-storage/configure/rclone`)."""
+        path = path_of("object-storage", "configure", "rclone")
+        return await self._transport.send(Request("GET", path, as_model(RcloneConfig, path)))
+
+    async def aws_config(self) -> AwsConfig:
+        """Return sections for the files that AWS's tools read (`GET /object-storage/configure/aws`)."""
+        path = path_of("object-storage", "configure", "aws")
+        return await self._transport.send(Request("GET", path, as_model(AwsConfig, path)))
+
+    async def store(self, bucket: BucketLike) -> S3Store:
+        """Return an `obstore` store of a bucket, with the organization's credentials.
+
+        Raises:
+            ConfigurationError: obstore is not installed: `pip install "tensorpool-async[objects]"`.
+            NotFound: Object storage is not enabled, or there is no organization.
+        """
+        try:
+            from obstore.store import S3Store
+        except ImportError:
+            raise ConfigurationError('obstore is missing: pip install "tensorpool-async[objects]"') from None
+        credentials = await self.credentials()
+        return S3Store(
+            bucket_name_of(bucket),
+            endpoint=credentials.endpoint,
+            region=credentials.region,
+            access_key_id=credentials.access_key_id,
+            secret_access_key=credentials.secret_access_key,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": credentials.endpoint.startswith("http://")},
+        )
+
+    async def _credentials(self, method: str, action: str) -> ObjectStorageCredentials:
+        path = path_of("object-storage", action)
+        lane = Lane.READ if method == "GET" else Lane.CHANGE
+        return await self._transport.send(
+            Request(method, path, as_model(ObjectStorageCredentials, path), lane=lane)
+        )
+
+
+class Buckets:
+    """The organization's buckets, as `tp.object_storage.buckets`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def create(self, name: str) -> Bucket:
+        """Create a bucket (`PUT /object-storage/bucket/create/{bucket_name}`).
+
+        Raises:
+            ConflictError: There is one of that name (409).
+            StatusError: The name is not one that a bucket may have.
+        """
+        path = path_of("object-storage", "bucket", "create", name)
+        try:
+            await self._transport.send(Request("PUT", path, as_nothing, lane=Lane.CHANGE, name=name))
+        except AmbiguousOutcomeError:
+            # The conflict may be the request's own first attempt, whose answer was lost: the list tells.
+            if all(bucket.name != name for bucket in await self.list()):
+                raise
+        return Bucket(name=name)
+
+    async def delete(self, bucket: BucketLike) -> None:
+        """Delete a bucket, which must be empty (`DELETE /object-storage/bucket/delete/{bucket_name}`).
+
+        Raises:
+            ConflictError: It is not empty (409).
+            NotFound: There is no such bucket.
+        """
+        path = path_of("object-storage", "bucket", "delete", bucket_name_of(bucket))
+        await self._transport.send(delete_request(path))
+
+    # Last of the public methods, since within the class its name hides the type from what follows.
+    async def list(self) -> list[Bucket]:
+        """List the buckets (`GET /object-storage/bucket/list`)."""
+        path = path_of("object-storage", "bucket", "list")
+
+        def decode(answer: Answer) -> list[Bucket]:
+            items = answer.field("buckets")
+            if not isinstance(items, list):
+                raise DecodeError("the answer has no list 'buckets'", path=path)
+            return [_bucket_of(item, path) for item in cast("list[Any]", items)]
+
+        return await self._transport.send(Request("GET", path, decode))
+
+
+def bucket_name_of(bucket: BucketLike) -> str:
+    """Return the name of what is a bucket or a name."""
+    return bucket.name if isinstance(bucket, Bucket) else bucket
+
+
+def _bucket_of(item: Any, path: str) -> Bucket:
+    # Names or objects: which the engine sends is not known, since its own client only prints them.
+    return Bucket(name=item) if isinstance(item, str) else structure(item, Bucket, path=path)

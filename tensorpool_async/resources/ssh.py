@@ -1,0 +1,110 @@
+"""SSH: the keys that go on new clusters, and how to log in."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+
+from tensorpool_async.errors import CommandRefused
+from tensorpool_async.models.account import SSHKey
+from tensorpool_async.models.cluster import Instance
+from tensorpool_async.protocol.decoders import as_list, as_text, delete_request
+from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
+from tensorpool_async.transport import Transport
+
+
+KeyLike = SSHKey | str
+"""A key, or its id."""
+
+InstanceLike = Instance | str
+"""An instance, or its id."""
+
+
+class SSH:
+    """SSH, as `tp.ssh`.
+
+    Attributes:
+        keys: The public keys that go on new clusters.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.keys = SSHKeys(transport)
+
+    async def command(self, instance: InstanceLike) -> list[str]:
+        """Return the command that logs in to an instance, as a list of arguments (`GET /ssh/{instance_id}`).
+
+        It is not run. It comes from the engine, and ssh has options that run other programs: look at it, or pass it to
+        `tensorpool_async.protocol.commands.transfers_only`, before you run it unseen.
+
+        Raises:
+            CommandRefused: The engine's command is no `ssh`.
+            ConflictError: The instance is not running (409).
+            NotFound: There is no such instance.
+            ValueError: The instance has no id.
+        """
+        instance_id = instance.id if isinstance(instance, Instance) else instance
+        path = path_of("ssh", instance_id or "")
+        query = query_of(system=platform.system())
+        text = await self._transport.send(Request("GET", path, as_text("command", path), query=query))
+        try:
+            arguments = shlex.split(text)
+        except ValueError as error:
+            raise CommandRefused(f"the command cannot be read: {error}") from None
+        if not arguments or arguments[0] != "ssh" or "\0" in text:
+            raise CommandRefused(f"the engine's command is no ssh: {text[:120]!r}")
+        return arguments
+
+
+class SSHKeys:
+    """The public keys that go on new clusters, as `tp.ssh.keys`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def add(self, public_key: str, name: str | None = None) -> SSHKey:
+        """Save a public key (`POST /user/ssh-key/add`).
+
+        It goes on all new clusters, and for a member of an organization on the organization's as well.
+
+        Args:
+            public_key: The key in OpenSSH's form.
+            name: A name; the engine takes the user's e-mail address without one.
+
+        Raises:
+            ValueError: It is a private key, or empty; its text is not shown.
+            ValidationError: The engine does not take it for a key (422).
+            AmbiguousOutcomeError: The answer was lost; `list` tells whether it was saved.
+        """
+        if "PRIVATE KEY" in public_key:
+            raise ValueError("that is a private key: pass the public one, such as id_ed25519.pub")
+        if not public_key.strip():
+            raise ValueError("the public key is empty")
+        path = path_of("user", "ssh-key", "add")
+        body = {"public_key": public_key.strip()} | ({"name": name} if name is not None else {})
+        request = Request("POST", path, as_text("key_id", path), json=body, lane=Lane.CHANGE, name=name)
+        key_id = await self._transport.send(request)
+        return SSHKey(id=key_id, name=name, public_key=public_key.strip())
+
+    async def remove(self, key: KeyLike) -> None:
+        """Forget a public key (`DELETE /user/ssh-key/remove/{key_id}`); clusters that have it keep it.
+
+        Raises:
+            NotFound: There is no such key.
+        """
+        key_id = key.id if isinstance(key, SSHKey) else key
+        path = path_of("user", "ssh-key", "remove", key_id)
+        await self._transport.send(delete_request(path))
+
+    # Last of the public methods, since within the class its name hides the type from what follows.
+    async def list(self, *, organization: bool = False) -> list[SSHKey]:
+        """List the saved public keys (`GET /user/ssh-key/list`).
+
+        Args:
+            organization: List those of the organization instead of one's own.
+        """
+        path = path_of("user", "ssh-key", "list")
+        decode = as_list("keys", SSHKey, path)
+        return await self._transport.send(
+            Request("GET", path, decode, query=query_of(include_org=organization))
+        )

@@ -1,0 +1,229 @@
+"""Storage volumes: create, read, edit, destroy, attach and detach."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from tensorpool_async.errors import DecodeError
+from tensorpool_async.models.cluster import Quote
+from tensorpool_async.models.enums import OperationKind
+from tensorpool_async.models.storage import StorageVolume
+from tensorpool_async.protocol.decoders import as_list, as_model, as_text
+from tensorpool_async.protocol.kinds import STORAGE
+from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
+from tensorpool_async.protocol.responses import Answer
+from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.resources.clusters import ClusterLike, accepted_as, id_of, new_name
+from tensorpool_async.submissions import Accepted, Submission, Submitter
+from tensorpool_async.transport import Transport
+
+
+VolumeLike = StorageVolume | str
+"""A volume, or its id."""
+
+
+def volume_id_of(volume: VolumeLike) -> str:
+    """Return the id of what is a volume or an id."""
+    return volume.id if isinstance(volume, StorageVolume) else volume
+
+
+class Storage:
+    """Storage volumes, as `tp.storage`.
+
+    Wherever a volume or a cluster is asked for, its id or the model itself will do. A volume is a POSIX file system
+    that attaches to multi-node GPU clusters and to CPU instances, and is mounted there at `/mnt/<id of the volume>`.
+    """
+
+    def __init__(self, transport: Transport, submitter: Submitter) -> None:
+        self._transport = transport
+        self._submitter = submitter
+
+    def create(
+        self, size_gb: int, *, name: str | None = None, deletion_protection: bool = False
+    ) -> Submission[StorageVolume]:
+        """Create a volume (`POST /storage/create`). It costs money until it is destroyed.
+
+        Args:
+            size_gb: Its size in GB; it can grow later, and never shrink.
+            name: A name; without one it gets `tpa-` and random letters, which find it again if the answer is lost.
+            deletion_protection: Whether destroying it is refused until this is switched off.
+
+        Returns:
+            A submission: `await` it for the operation, or `await ….result()` for the volume that is ready.
+
+        Raises:
+            ValueError: The size is below 1 GB, or the name is empty; at the call.
+            InsufficientBalance: The balance does not cover its first 24 hours (402).
+            AmbiguousOutcomeError: The answer was lost; its `.name` is the one to look for.
+        """
+        _check_size(size_gb)
+        name = new_name(name)
+        body = {"size": size_gb, "name": name, "deletion_protection": deletion_protection}
+        path = path_of("storage", "create")
+        read_id = as_text("storage_id", path)
+
+        def accepted(answer: Answer) -> Accepted:
+            return accepted_as(answer, OperationKind.STORAGE_CREATE, read_id(answer))
+
+        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, name=name)
+        return Submission(
+            f"the creation of volume {name!r}", lambda: self._submitter.submit(request), name=name
+        )
+
+    async def get(self, volume: VolumeLike) -> StorageVolume:
+        """Read one volume (`GET /storage/info/{storage_id}`).
+
+        Raises:
+            NotFound: There is none, or no more.
+        """
+        return cast("StorageVolume", await self._transport.send(STORAGE.read(volume_id_of(volume))))
+
+    def edit(
+        self,
+        volume: VolumeLike,
+        *,
+        name: str | None = None,
+        size_gb: int | None = None,
+        deletion_protection: bool | None = None,
+    ) -> Submission[StorageVolume]:
+        """Rename a volume, let it grow, or switch its deletion protection (`PATCH /storage/edit/{storage_id}`).
+
+        Args:
+            volume: Which one.
+            name: A new name; None leaves it.
+            size_gb: A new size in GB, above the old one; None leaves it.
+            deletion_protection: Whether destroying it is refused; None leaves it.
+
+        Raises:
+            ValueError: Nothing is to be changed, or the size is below 1 GB; at the call.
+            StatusError: The engine refused it: the volume would shrink, or another change is in progress (409).
+            NotFound: There is no such volume.
+        """
+        if size_gb is not None:
+            _check_size(size_gb)
+        fields: dict[str, Any] = {
+            "name": name,
+            "size_gb": size_gb,
+            "deletion_protection": deletion_protection,
+        }
+        expected = {field: value for field, value in fields.items() if value is not None}
+        if not expected:
+            raise ValueError("nothing to change: pass name=, size_gb= or deletion_protection=")
+        body = {("tp_storage_name" if field == "name" else field): value for field, value in expected.items()}
+        volume_id = volume_id_of(volume)
+
+        def accepted(answer: Answer) -> Accepted:
+            return accepted_as(answer, OperationKind.STORAGE_EDIT, volume_id, expected)
+
+        request = Request(
+            "PATCH", path_of("storage", "edit", volume_id), accepted, json=body, lane=Lane.CHANGE
+        )
+        return Submission(f"the edit of volume {volume_id}", lambda: self._submitter.submit(request))
+
+    def destroy(self, volume: VolumeLike) -> Submission[None]:
+        """Destroy a volume (`DELETE /storage/{storage_id}`), and all data on it.
+
+        Returns:
+            A submission; its result is None, once the volume is gone.
+
+        Raises:
+            ConflictError: Deletion protection is on, it is attached, or another change is in progress (409).
+            NotFound: There is no such volume.
+        """
+        volume_id = volume_id_of(volume)
+        gone = Accepted(Ticket(OperationKind.STORAGE_DESTROY, volume_id))
+
+        def accepted(answer: Answer) -> Accepted:
+            return accepted_as(answer, OperationKind.STORAGE_DESTROY, volume_id)
+
+        request = Request(
+            "DELETE", path_of("storage", volume_id), accepted, lane=Lane.CHANGE, when_gone=lambda: gone
+        )
+        return Submission(
+            f"the destruction of volume {volume_id}",
+            lambda: self._submitter.submit_delete(request, gone, STORAGE),
+        )
+
+    def attach(self, volume: VolumeLike, cluster: ClusterLike) -> Submission[StorageVolume]:
+        """Attach a volume to a cluster (`POST /storage/attach`).
+
+        **This restarts every node of the cluster.**
+
+        The engine takes a list of clusters, of which it accepts one, and may answer with several requests; all of them
+        are followed.
+
+        Args:
+            volume: A volume that is READY.
+            cluster: A multi-node GPU cluster, or a CPU instance.
+
+        Raises:
+            ConflictError: They do not fit, or another change is in progress (409).
+            AmbiguousOutcomeError: The answer was lost.
+        """
+        volume_id, cluster_id = volume_id_of(volume), id_of(cluster)
+        path = path_of("storage", "attach")
+
+        def accepted(answer: Answer) -> Accepted:
+            ids = answer.field("request_ids")
+            if not isinstance(ids, list):
+                raise DecodeError("the answer has no list request_ids", path=path)
+            request_ids = tuple(str(one) for one in cast("list[Any]", ids) if one)
+            expected = {"attached": cluster_id}
+            ticket = Ticket(OperationKind.STORAGE_ATTACH, volume_id, request_ids, expected)
+            return Accepted(ticket, answer.retry_after)
+
+        body = {"storage_id": volume_id, "cluster_ids": [cluster_id]}
+        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE)
+        return Submission(
+            f"attaching volume {volume_id} to cluster {cluster_id}", lambda: self._submitter.submit(request)
+        )
+
+    def detach(self, volume: VolumeLike, cluster: ClusterLike) -> Submission[StorageVolume]:
+        """Detach a volume from a cluster (`POST /storage/detach`).
+
+        **This restarts every node of the cluster.**
+
+        Raises:
+            ConflictError: It is not attached there, or another change is in progress (409).
+            AmbiguousOutcomeError: The answer was lost.
+        """
+        volume_id, cluster_id = volume_id_of(volume), id_of(cluster)
+
+        def accepted(answer: Answer) -> Accepted:
+            return accepted_as(answer, OperationKind.STORAGE_DETACH, volume_id, {"detached": cluster_id})
+
+        body = {"storage_id": volume_id, "cluster_id": cluster_id}
+        request = Request("POST", path_of("storage", "detach"), accepted, json=body, lane=Lane.CHANGE)
+        return Submission(
+            f"detaching volume {volume_id} from cluster {cluster_id}", lambda: self._submitter.submit(request)
+        )
+
+    async def quote(self, size_gb: int) -> Quote:
+        """Ask what a volume of `size_gb` GB would cost, in USD per hour (`GET /storage/quote`).
+
+        Raises:
+            ValueError: The size is below 1 GB.
+        """
+        _check_size(size_gb)
+        path = path_of("storage", "quote")
+        return await self._transport.send(
+            Request("GET", path, as_model(Quote, path), query=query_of(size_gb=size_gb))
+        )
+
+    # Last of the public methods, since within the class its name hides the type from what follows.
+    async def list(self, *, organization: bool = False) -> list[StorageVolume]:
+        """List the volumes (`GET /storage/list`).
+
+        Args:
+            organization: List those of the organization instead of one's own.
+        """
+        path = path_of("storage", "list")
+        decode = as_list("volumes", StorageVolume, path)
+        return await self._transport.send(
+            Request("GET", path, decode, query=query_of(include_org=organization))
+        )
+
+
+def _check_size(size_gb: int) -> None:
+    if size_gb < 1:
+        raise ValueError(f"size_gb is {size_gb}, and must be at least 1 GB")
