@@ -178,11 +178,16 @@ def _check_ssh(arguments: Sequence[str]) -> None:
 def _without_options(
     program: str, arguments: Iterator[str], flags: frozenset[str], with_value: frozenset[str]
 ) -> Iterator[str]:
-    """Check the options of ssh or scp, and yield what is no option; after the first of those, ssh takes no more."""
+    """Check the options of ssh or scp, and yield what is no option.
+
+    ssh takes options before and after its host. The second argument that is no option begins the remote command.
+    """
+    operands = 0
     for argument in arguments:
         if not argument.startswith("-") or argument == "-":
             yield argument
-            if program == "ssh":
+            operands += 1
+            if program == "ssh" and operands == 2:
                 yield from arguments
             continue
         letter, value = argument[1:2], argument[2:]
