@@ -23,15 +23,16 @@ from tests.scripted import ScriptedEngine, drop
 
 @pytest.fixture(params=[False, True], ids=["with request ids", "without request ids"])
 async def storage(request: pytest.FixtureRequest) -> AsyncGenerator[tuple[TensorPool, Emulator]]:
-    durations = {
-        "storage_seconds": 0.05,
-        "attach_seconds": 0.05,
-        "provision_seconds": 0.05,
-        "edit_seconds": 0.05,
-    }
     polling = PollPolicy(default=0.02, initial=0.01)
     async with (
-        Emulator(retry_after=0.02, no_request_ids=bool(request.param), **durations) as emulator,
+        Emulator(
+            retry_after=0.02,
+            no_request_ids=bool(request.param),
+            provision_seconds=0.05,
+            storage_seconds=0.05,
+            attach_seconds=0.05,
+            edit_seconds=0.05,
+        ) as emulator,
         TensorPool(emulator.key, base_url=emulator.url, polling=polling) as tp,
     ):
         yield tp, emulator
