@@ -68,12 +68,18 @@ class Kind:
         has_result: Whether the resource, read at the end, is its result; else the result is None.
         sign: What the state of the resource says about it; the second argument is what is expected of the resource.
         done_when_gone: Whether it is done when the resource is no longer there.
+        needs_expected: Whether the resource says nothing about it unless one knows what is expected.
     """
 
     resource: Resource
     has_result: bool
     sign: Judge
     done_when_gone: bool = False
+    needs_expected: bool = False
+
+    def can_watch(self, resource_id: str | None, expected: Mapping[str, Any]) -> bool:
+        """Whether the resource, once it is polled, will say how the operation ended."""
+        return bool(resource_id) and (bool(expected) or not self.needs_expected)
 
 
 def by_status(**signs: Sign) -> Judge:
@@ -114,7 +120,7 @@ KINDS: dict[OperationKind, Kind] = {
     OperationKind.CLUSTER_RELEASE: Kind(
         CLUSTER, has_result=False, sign=by_status(destroyed=Sign.SUCCEEDED), done_when_gone=True
     ),
-    OperationKind.CLUSTER_EDIT: Kind(CLUSTER, has_result=True, sign=by_fields),
+    OperationKind.CLUSTER_EDIT: Kind(CLUSTER, has_result=True, sign=by_fields, needs_expected=True),
     OperationKind.STORAGE_CREATE: Kind(
         STORAGE,
         has_result=True,
@@ -125,9 +131,9 @@ KINDS: dict[OperationKind, Kind] = {
     OperationKind.STORAGE_DESTROY: Kind(
         STORAGE, has_result=False, sign=by_status(destroyed=Sign.SUCCEEDED), done_when_gone=True
     ),
-    OperationKind.STORAGE_EDIT: Kind(STORAGE, has_result=True, sign=by_fields),
-    OperationKind.STORAGE_ATTACH: Kind(STORAGE, has_result=True, sign=by_attachment),
-    OperationKind.STORAGE_DETACH: Kind(STORAGE, has_result=True, sign=by_attachment),
+    OperationKind.STORAGE_EDIT: Kind(STORAGE, has_result=True, sign=by_fields, needs_expected=True),
+    OperationKind.STORAGE_ATTACH: Kind(STORAGE, has_result=True, sign=by_attachment, needs_expected=True),
+    OperationKind.STORAGE_DETACH: Kind(STORAGE, has_result=True, sign=by_attachment, needs_expected=True),
     # A job that ends by itself before the cancel wins ends the operation as well: its result says which it was.
     OperationKind.JOB_CANCEL: Kind(
         JOB,

@@ -238,7 +238,8 @@ class OperationMachine:
         self._missing += 1
         if self._missing < LASTING_404:
             return delay_after(self._policy, response.retry_after, failures=0, share=share)
-        can_watch = self.kind in KINDS and self.resource_id
+        rule = KINDS.get(self.kind or OperationKind(""))
+        can_watch = rule is not None and rule.can_watch(self.resource_id, self.expected)
         if self.phase is Phase.FOLLOWING and can_watch:
             self._missing = 0
             return self._advance(Event.MISSING, 0.0, share)

@@ -76,8 +76,8 @@ def decode(text: str) -> Ticket:
         ticket = _ticket_of(_fields_of(text.removeprefix(PREFIX)))
     except (ValueError, TypeError, RecursionError):
         raise ConfigurationError("the token is damaged: it cannot be read") from None
-    if not ticket.request_ids and ticket.kind not in KINDS:
-        raise ConfigurationError(f"the token is of a kind that this package cannot follow: {ticket.kind}")
+    if not ticket.request_ids:
+        _check_watchable(ticket)
     return ticket
 
 
@@ -100,14 +100,22 @@ def _ticket_of(fields: dict[str, Any]) -> Ticket:
     ids = [*cast("list[Any]", request_ids), *([] if resource_id is None else [resource_id])]
     if not all(_is_id(one) for one in ids):
         raise ValueError("ids that are none")
-    if not (kind and resource_id) and not request_ids:
-        raise ValueError("nothing to follow")
     return Ticket(
         kind=None if kind is None else OperationKind(kind),
         resource_id=resource_id,
         request_ids=tuple(cast("list[str]", request_ids)),
         expected=cast("dict[str, Any]", expected),
     )
+
+
+def _check_watchable(ticket: Ticket) -> None:
+    if ticket.kind is None or ticket.resource_id is None:
+        raise ConfigurationError("the token is damaged: it names nothing to follow")
+    rule = KINDS.get(ticket.kind)
+    if rule is None:
+        raise ConfigurationError(f"the token is of a kind that this package cannot follow: {ticket.kind}")
+    if not rule.can_watch(ticket.resource_id, ticket.expected):
+        raise ConfigurationError("the token is damaged: it does not say what is expected")
 
 
 def _is_id(value: Any) -> bool:

@@ -7,7 +7,9 @@ from typing import Any
 import attrs
 import pytest
 
-from tensorpool_async.models import Cluster, ClusterStatus, OperationKind, Quote
+from tensorpool_async.models import Cluster, ClusterStatus, JobStatus, OperationKind, Quote, StorageStatus
+from tensorpool_async.models.job import Job
+from tensorpool_async.models.storage import StorageVolume
 from tensorpool_async.protocol.kinds import CLUSTER, KINDS, Sign, status_text
 from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.protocol.responses import Answer
@@ -40,7 +42,6 @@ def test_the_state_of_a_cluster(status: str | None, making: Sign, destroying: Si
 @pytest.mark.parametrize(
     ("expected", "sign"),
     [
-        ({}, SUCCEEDED),
         ({"name": "w0"}, SUCCEEDED),
         ({"name": "w0", "deletion_protection": True}, SUCCEEDED),
         ({"name": "w1"}, PENDING),
@@ -62,6 +63,54 @@ def test_only_a_destruction_is_done_when_the_resource_is_gone_and_has_no_result(
 def test_every_kind_of_a_cluster_can_be_watched() -> None:
     of_clusters = {kind for kind in OperationKind if kind.startswith("CLUSTER_")}
     assert of_clusters == {kind for kind, rule in KINDS.items() if rule.resource is CLUSTER}
+
+
+VOLUME_SIGNS: list[tuple[str | None, Sign, Sign]] = [
+    # the volume is  being made  being destroyed
+    (None, PENDING, PENDING),
+    ("CREATING", PENDING, PENDING),
+    ("READY", SUCCEEDED, PENDING),
+    ("DESTROYING", FAILED, PENDING),
+    ("DESTROYED", FAILED, SUCCEEDED),
+    ("FAILED", FAILED, PENDING),
+]
+
+
+@pytest.mark.parametrize(("status", "making", "destroying"), VOLUME_SIGNS)
+def test_the_state_of_a_volume(status: str | None, making: Sign, destroying: Sign) -> None:
+    volume = StorageVolume("s-1", status=None if status is None else StorageStatus(status.lower()))
+    assert KINDS[OperationKind.STORAGE_CREATE].sign(volume, {}) is making
+    assert KINDS[OperationKind.STORAGE_DESTROY].sign(volume, {}) is destroying
+
+
+@pytest.mark.parametrize(
+    ("expected", "sign"),
+    [
+        ({"attached": "c-1"}, SUCCEEDED),
+        ({"attached": "c-3"}, PENDING),
+        ({"detached": "c-1"}, PENDING),
+        ({"detached": "c-3"}, SUCCEEDED),
+    ],
+)
+def test_a_volume_is_attached_or_no_longer(expected: dict[str, Any], sign: Sign) -> None:
+    volume = StorageVolume("s-1", attached_clusters=("c-1", "c-2"))
+    for kind in (OperationKind.STORAGE_ATTACH, OperationKind.STORAGE_DETACH):
+        assert KINDS[kind].sign(volume, expected) is sign
+
+
+@pytest.mark.parametrize("status", [*JobStatus, None, JobStatus("napping")])
+def test_a_cancellation_ends_however_the_job_does(status: JobStatus | None) -> None:
+    ended = status is not None and status.is_terminal
+    sign = KINDS[OperationKind.JOB_CANCEL].sign(Job("j-1", status=status), {})
+    assert sign is (SUCCEEDED if ended else PENDING)
+
+
+def test_what_is_judged_by_what_is_expected_cannot_be_watched_without_it() -> None:
+    for kind, rule in KINDS.items():
+        by_values = kind.endswith(("_EDIT", "_ATTACH", "_DETACH"))
+        assert rule.can_watch("x-1", {}) is not by_values
+        assert rule.can_watch("x-1", {"name": "w0"})
+        assert not rule.can_watch(None, {"name": "w0"})
 
 
 def test_reading_a_cluster() -> None:

@@ -33,6 +33,7 @@ def refused(status: int, retry_after: str | None = None) -> TensorPoolError:
     return error_of(Response(status, headers, b""), method="GET", path="/x")
 
 
+METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH")
 AGAIN, PAUSE, RECONCILE, RAISE = (
     Verdict.AGAIN,
     Verdict.AFTER_PAUSE,
@@ -76,19 +77,17 @@ def test_the_table_of_the_design(error: TensorPoolError, repeatable: Verdict, ch
     }
 
 
-METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH")
-
-
 def test_every_failure_has_a_verdict() -> None:
     assert set(VERDICTS) == {(failure, repeatable) for failure in Failure for repeatable in (True, False)}
 
 
-def test_a_repeated_delete_that_meets_a_conflict_may_have_met_itself() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_repeated_change_that_meets_a_conflict_may_have_met_itself(method: str) -> None:
     conflict = refused(409)
     lost_before = Tries(failed=1, uncertain=True)
-    assert judge(conflict, "DELETE", lost_before, RetryPolicy()) is RECONCILE
-    assert judge(conflict, "DELETE", Tries(failed=1), RetryPolicy()) is RAISE, "nothing was sent before"
-    assert judge(conflict, "PUT", lost_before, RetryPolicy()) is RAISE
+    may_be_its_own = method in {"DELETE", "PUT"}
+    assert judge(conflict, method, lost_before, RetryPolicy()) is (RECONCILE if may_be_its_own else RAISE)
+    assert judge(conflict, method, Tries(failed=1), RetryPolicy()) is RAISE, "nothing was sent before"
 
 
 @pytest.mark.parametrize("failure", list(Failure))

@@ -25,7 +25,9 @@ kinds = st.sampled_from(OperationKind) | st.text(min_size=1).map(OperationKind)
 values = st.none() | st.booleans() | st.integers() | st.text()
 tickets = st.one_of(
     st.builds(Ticket, st.none() | kinds, st.none() | ids, st.lists(ids, min_size=1).map(tuple)),
-    st.builds(Ticket, st.sampled_from(list(KINDS)), ids, expected=st.dictionaries(st.text(), values)),
+    st.builds(
+        Ticket, st.sampled_from(list(KINDS)), ids, expected=st.dictionaries(st.text(), values, min_size=1)
+    ),
 )
 
 
@@ -88,6 +90,7 @@ def test_another_version_is_named(text: str) -> None:
         token_of({"k": "CLUSTER_CLAIM"}),
         token_of({"o": "c-1"}),
         token_of({"k": "CLUSTER_CLAIM", "o": ""}),
+        token_of({"k": "CLUSTER_EDIT", "o": "c-1"}),
         token_of({"k": "CLUSTER_CLAIM", "o": ".."}),
         token_of({"k": "CLUSTER_CLAIM", "o": 5}),
         token_of({"k": 5, "o": "c-1"}),
