@@ -26,7 +26,9 @@ def official_client(session: nox.Session) -> Path:
     if not (home / "bin" / "tp").exists():
         session.run("python", "-m", "venv", "--clear", str(home))
         requirements = nox.project.dependency_groups(PYPROJECT, "official")
-        session.run(str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements, external=True)
+        session.run(
+            str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements, external=True
+        )
     return (home / "bin" / "tp").absolute()
 
 
@@ -65,7 +67,9 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs", extras="[cli]")
     shutil.rmtree(Path("docs/_build"), ignore_errors=True)
-    session.run("sphinx-build", "-T", "-E", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build/html")
+    session.run(
+        "sphinx-build", "-T", "-E", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build/html"
+    )
 
 
 @nox.session

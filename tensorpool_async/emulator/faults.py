@@ -80,7 +80,7 @@ class Fault:
     Attributes:
         kind: What goes wrong.
         method: Only requests of this method; None is any.
-        path: Only paths that match this glob, such as "/request/info/*"; None is any. A star takes slashes too.
+        path: Only paths that match this glob, such as "/request/info/…"; None is any. A star takes slashes too.
         times: How often it strikes; None is for ever.
         probability: How likely each match is to be struck.
         after: How many matches are let through first.
