@@ -120,8 +120,7 @@ class Account:
     def asks(self, key: str, instance_type: str, rate: float | None) -> None:
         """Take down that a cluster of this type is asked for now."""
         self._entries[key].tried.append(instance_type)
-        message = f"asking for {instance_type}"
-        self.change(key, MemberState.CREATING, message, instance_type=instance_type, hourly_rate=rate)
+        self.change(key, MemberState.CREATING, instance_type=instance_type, hourly_rate=rate)
 
     @property
     def errors(self) -> list[Exception]:

@@ -11,7 +11,7 @@ from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.fleet.account import Account, Entry, Listener
 from tensorpool_async.fleet.budget import Budget
 from tensorpool_async.fleet.definition import Fleet
-from tensorpool_async.fleet.plan import Offer, Plan, by_name, check_budget, make_plan
+from tensorpool_async.fleet.plan import Offer, Plan, PlannedMember, by_name, check_budget, make_plan
 from tensorpool_async.fleet.prices import ask_prices
 from tensorpool_async.fleet.provisioning import Provisioner
 from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
@@ -84,7 +84,7 @@ class FleetSession:
         named = by_name(clusters)
         self._account = account
         for entry in plan.members:
-            account.open(entry.name, Entry(entry.name, entry.group, instance_type=entry.instance_type))
+            account.open(entry.name, _entry_of_plan(entry))
         try:
             async with anyio.create_task_group() as tasks:
                 for member in self._fleet.members:
@@ -178,6 +178,10 @@ class FleetSession:
                 report=report,
             )
         return report
+
+
+def _entry_of_plan(entry: PlannedMember) -> Entry:
+    return Entry(entry.name, entry.group, instance_type=entry.instance_type, hourly_rate=entry.hourly_rate)
 
 
 def _entry_of(cluster: Cluster, group: str) -> Entry:

@@ -1,0 +1,112 @@
+"""What goes to standard output and standard error, and how it looks there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+WIDE = 100
+"""Columns from which on there is room for wider gaps."""
+
+STYLES = {
+    "RUNNING": "green",
+    "FAILED": "bold red",
+    "CONFLICT": "bold red",
+    "CREATE": "cyan",
+    "REPLACE": "yellow",
+    "SURPLUS": "yellow",
+    "AWAIT_DESTROY": "yellow",
+    "CLEARING": "yellow",
+    "DESTROYING": "yellow",
+    "DESTROYED": "dim",
+    "ABSENT": "dim",
+}
+"""How states and actions look; the others are plain."""
+
+
+def console(*, error: bool = False) -> Console:
+    """Make a console for standard output or standard error; where it is no terminal, lines are never cut or wrapped."""
+    file = sys.stderr if error else sys.stdout
+    width = None if file.isatty() else 10_000
+    return Console(
+        file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None
+    )
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Print a line to standard error: progress, and what a person should know."""
+    console(error=True).print(Text(clean(text), style=style), soft_wrap=True)
+
+
+def show(text: str, *, style: str = "") -> None:
+    """Print a line to standard output."""
+    console().print(Text(clean(text), style=style), soft_wrap=True)
+
+
+def show_json(document: Any) -> None:
+    """Print a document as JSON to standard output."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def clean(text: str) -> str:
+    """Take out what would steer the terminal: what an engine says is shown, not obeyed."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = (), width: int = WIDE
+) -> Table:
+    """Make a table; a value that is None is shown as a hyphen, and a state in its colour."""
+    gap = 2 if width >= WIDE else 1
+    result = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    to_the_right = set(right)
+    for heading in headings:
+        result.add_column(heading, justify="right" if heading in to_the_right else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(_cell(value) for value in row))
+    return result
+
+
+def _cell(value: object) -> Text:
+    text = "-" if value is None else clean(str(value))
+    return Text(text, style=STYLES.get(text, ""))
+
+
+def show_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Iterable[str] = (),
+    error: bool = False,
+) -> None:
+    """Print a table to standard output, or to standard error."""
+    out = console(error=error)
+    out.print(table(headings, rows, right=right, width=out.width))
+
+
+def money(rate: float | None) -> str:
+    """Show a price in USD per hour."""
+    return "an unknown price" if rate is None else f"${rate:,.2f}"
+
+
+def rate_cell(rate: float | None) -> str | None:
+    """Show a price in a column that is headed USD/H."""
+    return None if rate is None else f"{rate:,.2f}"
+
+
+def seconds_cell(seconds: float) -> str | None:
+    """Show a duration in a column that is headed SECONDS."""
+    return f"{seconds:.1f}" if seconds else None
+
+
+def counted(count: int, noun: str) -> str:
+    """Put a number before a noun, in the plural where that is due."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

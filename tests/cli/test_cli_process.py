@@ -1,0 +1,249 @@
+"""The command as a process of its own: exit codes, what goes where, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tensorpool_async import TensorPool
+from tensorpool_async.emulator import Emulator
+from tests.cli.conftest import Tpa, Until
+
+
+def document(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+async def test_up_and_down(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None:
+    up = await tpa("up", "fleet.toml")
+    assert up.code == 0, up.err
+    assert len(engine.record.living) == 4
+    for name, key in zip(("s-t-0", "s-t-1", "s-t-2", "s-u-0"), engine.record.living, strict=True):
+        assert name in up.out
+        assert key in up.out
+    assert "4 of 4 clusters run" in up.out
+    assert "$121.05 per hour until: tpa down fleet.toml" in up.out
+    assert "running" in up.err
+
+    down = await tpa("down", "fleet.toml")
+    assert down.code == 0, down.err
+    assert engine.record.living == []
+    assert "Destroyed 4 clusters of s" in down.out
+
+    again = await tpa("down", "fleet.toml")
+    assert (again.code, again.out) == (0, "There was nothing of s to destroy.\n")
+
+
+async def test_json_is_all_that_is_on_standard_output(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None:
+    plan = await tpa("plan", "fleet.toml", "--json")
+    assert document(plan.out)["hourly_cost_after"] == 121.05
+    assert plan.err == ""
+    up = await tpa("up", "fleet.toml", "--json")
+    assert [member["state"] for member in document(up.out)["members"]] == ["RUNNING"] * 4
+    status = await tpa("status", "fleet.toml", "--json")
+    assert document(status.out)["hourly_cost"] == 121.05
+    ls = await tpa("ls", "--json")
+    assert len(document(ls.out)["clusters"]) == 4
+    down = await tpa("down", "fleet.toml", "--json")
+    assert document(down.out)["left"] == []
+    assert [run.code for run in (plan, up, status, ls, down)] == [0] * 5
+
+
+async def test_the_demo(tpa: Tpa) -> None:
+    example = Path(__file__).parent.parent.parent / "docs" / "examples" / "fleet.toml"
+    shown = await tpa("up", str(example), "--emulate", "--speed", "240")
+    assert shown.code == 0, shown.err
+    assert "26 of 26 clusters run" in shown.out
+    assert "One after another they would have taken" in shown.out
+    assert "4 took a later preference" in shown.out
+    assert "Destroyed 26 clusters" in shown.out
+    assert "lists 0 clusters: nothing is left" in shown.out
+    assert "No capacity available for 1 x 8xB200" in shown.err
+    requests = next(line for line in shown.out.splitlines() if "answered 429" in line)
+    assert "of which 0 were" not in requests
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_up_tells_what_runs_and_how_to_go_on(
+    number: signal.Signals, engine: Emulator, tpa: Tpa, fleet_file: Path, until: Until
+) -> None:
+    process = await tpa.start("up", "fleet.toml")
+    await until(lambda: len(engine.record.living) == 4)
+    ended = await tpa.interrupt(process, number)
+    assert ended.code == 130
+    assert len(engine.record.living) == 4
+    assert engine.record.by_route["DELETE /cluster/{cluster}"] == 0
+    for key in engine.record.living:
+        assert key in ended.err
+    assert "4 clusters of s, running or on the way: $121.05 per hour" in ended.err
+    assert "tpa up fleet.toml" in ended.err
+    assert "tpa down fleet.toml" in ended.err
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+
+
+async def test_an_interrupted_up_can_be_told_as_json(
+    engine: Emulator, tpa: Tpa, fleet_file: Path, until: Until
+) -> None:
+    process = await tpa.start("up", "fleet.toml", "--json")
+    await until(lambda: len(engine.record.living) == 4)
+    ended = await tpa.interrupt(process)
+    assert ended.code == 130
+    told = document(ended.out)
+    assert told["interrupted"] is True
+    assert told["left"] == ["s-t-0", "s-t-1", "s-t-2", "s-u-0"]
+
+
+async def test_an_interrupted_down_tells_what_is_left(tpa: Tpa, fleet_file: Path, until: Until) -> None:
+    async with (
+        Emulator(provision_seconds=0.05, destroy_seconds=30.0, retry_after=0.05) as engine,
+        TensorPool(engine.key, base_url=engine.url) as tp,
+    ):
+        await asyncio.gather(*(tp.clusters.create("8xH200", name=f"s-t-{n}").result() for n in range(2)))
+        process = await tpa.start(
+            "down", "fleet.toml", TENSORPOOL_ENGINE=engine.url, TENSORPOOL_KEY=engine.key
+        )
+        await until(lambda: engine.record.by_route["DELETE /cluster/{cluster}"] == 2)
+        ended = await tpa.interrupt(process)
+    assert ended.code == 130
+    assert "To go on:  tpa down fleet.toml" in ended.err
+    assert "2 clusters of s" in ended.err
+
+
+async def test_a_second_interrupt_leaves_at_once(tpa: Tpa, fleet_file: Path, until: Until) -> None:
+    # The engine takes a second for each answer, so that the account after the first interrupt takes its time.
+    async with Emulator(latency=1.0) as engine:
+        process = await tpa.start("up", "fleet.toml", TENSORPOOL_ENGINE=engine.url, TENSORPOOL_KEY=engine.key)
+        await until(lambda: engine.record.by_route["POST /cluster/create"] > 0)
+        process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.2)
+        assert process.returncode is None
+        async with asyncio.timeout(0.7):
+            process.send_signal(signal.SIGINT)
+            ended = await tpa.end(process)
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
+
+
+async def test_an_interrupted_emulation_leaves_nothing(tpa: Tpa, fleet_file: Path) -> None:
+    process = await tpa.start("up", "fleet.toml", "--emulate", "--speed", "5")
+    assert process.stderr is not None
+    await process.stderr.readline()
+    ended = await tpa.interrupt(process)
+    assert ended.code == 130
+    assert "gone with their emulator" in ended.err
+
+
+async def test_an_interrupted_question_changes_nothing(tpa: Tpa, fleet_file: Path, until: Until) -> None:
+    async with Emulator(latency=30.0) as engine:
+        process = await tpa.start("ls", TENSORPOOL_ENGINE=engine.url, TENSORPOOL_KEY=engine.key)
+        await until(lambda: engine.record.requests > 0)
+        ended = await tpa.interrupt(process)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "Interrupted. Nothing was changed.\n"
+
+
+async def test_the_emulator_says_how_it_is_used(tpa: Tpa) -> None:
+    process = await tpa.start("emulator", "--port", "0", "--key", "my-test-key")
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or "TENSORPOOL_KEY" not in lines[-1]:
+        lines.append((await process.stdout.readline()).decode())
+    url = next(line for line in lines if "TENSORPOOL_ENGINE" in line).strip().partition("=")[2]
+    assert lines[-1].strip() == "export TENSORPOOL_KEY=my-test-key"
+    async with TensorPool("my-test-key", base_url=url) as tp:
+        assert await tp.clusters.list() == []
+    ended = await tpa.interrupt(process)
+    assert ended.code == 0
+    assert "after 1 requests" in ended.out
+
+
+async def test_a_port_that_is_taken(engine: Emulator, tpa: Tpa) -> None:
+    port = engine.url.rpartition(":")[2]
+    refused = await tpa("emulator", "--port", port)
+    assert refused.code == 1
+    assert port in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("up",), "FILE"),
+        (("upp", "fleet.toml"), "upp"),
+        (("up", "fleet.toml", "--bogus"), "--bogus"),
+        (("up", "fleet.toml", "--speed", "5"), "--emulate"),
+        (("up", "fleet.toml", "--emulate", "--speed", "0"), "--speed"),
+        (("up", "fleet.toml", "--emulate", "--speed", "nan"), "--speed"),
+        (("wait", "r-1", "--timeout", "-1"), "--timeout"),
+        (("emulator", "--port", "70000"), "--port"),
+        (("emulator", "--key", "two words"), "key"),
+        (("plan", "missing.toml"), "No such file"),
+        (("plan", "."), "directory"),
+        (("up", "wrong.toml"), "wrong.toml:2: clusters.t.count: must be a whole number above 0"),
+        (("up", "fleet.toml"), "no API key"),
+        (("down", "fleet.toml"), "no API key"),
+        (("ls",), "no API key"),
+    ],
+)
+async def test_wrong_usage_and_files_are_told_in_one_line(
+    words: tuple[str, ...], problem: str, tpa: Tpa, fleet_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.toml").write_text("name = 's'\nclusters.t = {count = 0, instance_type = '1xH100'}\n")
+    refused = await tpa(*words)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("tpa: ")
+    assert problem in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+async def test_a_wrong_key_is_told_and_not_shown(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None:
+    for words in (("up", "fleet.toml"), ("plan", "fleet.toml"), ("down", "fleet.toml"), ("ls",)):
+        refused = await tpa(*words, TENSORPOOL_KEY="tp-secret-key")
+        assert (refused.code, refused.out) == (1, "")
+        assert refused.err.count("401") == 1
+        assert "tp-secret-key" not in refused.err
+        assert len(refused.err.splitlines()) == 1
+    assert engine.record.clusters_made == []
+
+
+async def test_an_engine_that_is_not_there(tpa: Tpa) -> None:
+    refused = await tpa("ls", TENSORPOOL_ENGINE="http://127.0.0.1:9", TENSORPOOL_KEY="k")
+    assert refused.code == 1
+    assert len(refused.err.splitlines()) == 1
+
+
+async def test_a_reader_that_goes_away_is_no_traceback(engine: Emulator, tpa: Tpa) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = await tpa.start("ls", stdout=writer)
+    os.close(writer)
+    ended = await tpa.end(process)
+    assert (ended.code, ended.err) == (1, "")
+
+
+async def test_help_and_version(tpa: Tpa) -> None:
+    shown = await tpa("--help")
+    assert (shown.code, shown.err) == (0, "")
+    for name in ("plan", "up", "down", "status", "ls", "wait", "emulator"):
+        assert name in shown.out
+        command = await tpa(name, "--help")
+        assert command.code == 0
+        assert "Example: tpa " in command.out
+    assert (await tpa("--version")).out.startswith("0.")
+
+
+async def test_without_its_packages_it_says_what_to_install(tpa: Tpa, tmp_path: Path) -> None:
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise ModuleNotFoundError('no rich', name='rich')")
+    path = f"{tmp_path}:{tpa.environment['PYTHONPATH']}"
+    refused = await tpa("ls", PYTHONPATH=path)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == 'tpa needs cyclopts and rich: pip install "tensorpool-async[cli]"\n'
