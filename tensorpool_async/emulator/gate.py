@@ -95,6 +95,9 @@ class Gate:
             answer = await self._ask(visit)
         except Refusal as refusal:
             answer = refusal.answer
+        except ConnectionError:
+            # The client left before its body was whole: nothing was done, and nobody is there to be told.
+            return self._drop(visit)
         except Exception:  # noqa: BLE001 - whatever broke: the client gets a 500, the log the trace
             _log.exception("%s %s", visit.request.method, visit.request.path)
             answer = broken()
@@ -114,7 +117,7 @@ class Gate:
         request, match = visit.request, visit.match
         if match.route is None or match.route.handle is None:
             return _nowhere(match)
-        body = await request.read() if request.can_read_body else b""
+        body = await _body(request)
         if self.latency:
             await self._sleep(self.latency)
         call = Call(
@@ -213,6 +216,13 @@ def _nowhere(match: Match) -> Answer:
     if match.allowed:
         return Answer(405, {"detail": "Method Not Allowed"}, headers={"Allow": ", ".join(match.allowed)})
     return Answer(404, {"detail": "Not Found"})
+
+
+async def _body(request: web.BaseRequest) -> bytes:
+    try:
+        return await request.read() if request.can_read_body else b""
+    except web.HTTPRequestEntityTooLarge:
+        raise Refusal(Answer(413, {"detail": "Request Entity Too Large"})) from None
 
 
 def _query(request: web.BaseRequest) -> dict[str, list[str]]:

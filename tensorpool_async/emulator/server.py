@@ -212,6 +212,11 @@ class Emulator:
         self._engine.ledger.balance = dollars
 
     @property
+    def hourly_rate(self) -> float:
+        """US dollars per emulated hour that are being spent."""
+        return self._engine.ledger.hourly_rate
+
+    @property
     def retry_after(self) -> float:
         """Seconds told to pollers. May be set."""
         return self._engine.retry_after.seconds
@@ -241,13 +246,13 @@ class Emulator:
     async def __aenter__(self) -> Self:
         if self._runner is not None:
             raise RuntimeError("an emulator is entered once")
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        self._socket = socket.create_server((self._host, self._port), family=family)
         self._engine.clock.start()
         server = web.Server(self._gate.handle, handler_cancellation=True, access_log=None)
         # What is still being handled at the end is woken up by the gate; this is for what is not.
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        self._socket = socket.create_server((self._host, self._port), family=family)
         await web.SockSite(self._runner, self._socket, backlog=4096).start()
         host, port = self._socket.getsockname()[:2]
         self._gate.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -169,7 +170,37 @@ async def test_running_clusters_are_charged_by_the_emulated_hour() -> None:
         hours = (asyncio.get_running_loop().time() - at) * 10
         assert before - emulator.balance == pytest.approx(hours * PRICES["1xH100"], rel=0.1)
         await talk.end(await talk.delete(f"/cluster/{cluster_id}"))
-        assert emulator.balance == emulator.balance
+        assert emulator.hourly_rate == 0
+
+
+async def test_only_what_runs_is_charged(talk: Talk, emulator: Emulator) -> None:
+    created = await talk.create("1xH100")
+    assert emulator.hourly_rate == 0
+    await talk.end(created)
+    other = await talk.running("8xB200", num_nodes=2)
+    assert emulator.hourly_rate == pytest.approx(PRICES["1xH100"] + 2 * PRICES["8xB200"])
+    destroyed = await talk.delete(f"/cluster/{other}")
+    assert emulator.hourly_rate == pytest.approx(PRICES["1xH100"])
+    await talk.end(destroyed)
+    assert emulator.hourly_rate == pytest.approx(PRICES["1xH100"])
+
+
+async def test_a_lack_of_capacity_is_known_soon() -> None:
+    async with (
+        Emulator(provision_seconds=10, capacity={"8xB200": 0}, retry_after=0.1) as emulator,
+        talk_to(emulator) as talk,
+    ):
+        started = time.monotonic()
+        assert (await talk.end(await talk.create("8xB200")))[-1]["status"] == "FAILED"
+        assert time.monotonic() - started < 5
+
+
+async def test_the_record_sees_what_must_not_happen(talk: Talk, emulator: Emulator) -> None:
+    created = await talk.create(tp_cluster_name="w0")
+    # As if the engine forgot to refuse.
+    emulator.clusters[created.json["cluster_id"]].busy = None
+    assert (await talk.delete("/cluster/w0")).status == 202
+    assert emulator.record.destroys_before_ready == 1
 
 
 async def test_operations_are_told_newest_first_and_filtered_in_any_case(talk: Talk) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import io
 import time
 from email.utils import parsedate_to_datetime
 from typing import cast
@@ -31,7 +32,10 @@ async def test_nothing_is_done_without_the_key(
 
 async def test_healthz_alone_needs_no_key(talk: Talk) -> None:
     assert (await talk.get("/healthz", headers={})).status == 200
-    assert (await talk.post("/health", headers={}, json={})).status == 401
+    refused = await talk.post("/health", headers={}, json={})
+    assert refused.status == 401
+    # The official client shows nothing but the message of this one.
+    assert refused.json["message"] == refused.json["error"]
     assert (await talk.post("/health", json={"package_version": "0.0.9"})).json == {"message": None}
 
 
@@ -93,6 +97,17 @@ async def test_polls_that_come_early_are_counted(talk: Talk, emulator: Emulator)
     for _ in range(3):
         await talk.get(f"/request/info/{request_id}")
     assert emulator.record.early_polls == 2
+
+
+async def test_the_end_of_a_request_asks_for_no_pace(talk: Talk, emulator: Emulator) -> None:
+    emulator.retry_after = 60
+    request_id = (await talk.create()).json["request_id"]
+    await talk.get(f"/request/info/{request_id}")
+    await asyncio.sleep(0.3)
+    assert (await talk.get(f"/request/info/{request_id}")).json["status"] == "COMPLETED"
+    assert emulator.record.early_polls == 1
+    await talk.get(f"/request/info/{request_id}")
+    assert emulator.record.early_polls == 1
 
 
 async def test_above_the_rate_limit_requests_are_refused_and_do_nothing() -> None:
@@ -173,6 +188,49 @@ async def test_leaving_it_ends_what_is_in_flight_and_leaves_nothing_running() ->
         assert emulator.record.in_flight == 0
         await asyncio.gather(*asking, return_exceptions=True)
         assert asyncio.all_tasks() == before
+
+
+async def test_leaving_it_stops_its_time() -> None:
+    async with Emulator(provision_seconds=0.1) as emulator, talk_to(emulator) as talk:
+        cluster_id = (await talk.create()).json["cluster_id"]
+    await asyncio.sleep(0.2)
+    assert emulator.clusters[cluster_id].status in {"PENDING", "PROVISIONING"}
+
+
+async def test_leaving_it_while_connections_come_in() -> None:
+    for _ in range(5):
+        async with Emulator() as emulator:
+            host, port = emulator.url.removeprefix("http://").split(":")
+            knocking = [asyncio.create_task(asyncio.open_connection(host, int(port))) for _ in range(20)]
+            await asyncio.sleep(0)
+        for ended in await asyncio.gather(*knocking, return_exceptions=True):
+            if not isinstance(ended, BaseException):
+                ended[1].close()
+
+
+async def test_a_port_that_is_taken() -> None:
+    async with Emulator() as emulator:
+        with pytest.raises(OSError, match="in use"):
+            async with Emulator(port=int(emulator.url.rpartition(":")[2])):
+                pass
+
+
+async def test_a_body_that_is_too_large(talk: Talk) -> None:
+    assert (await talk.post("/cluster/create", data=io.BytesIO(b"x" * 2_000_000))).status == 413
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body(emulator: Emulator) -> None:
+    host, port = emulator.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /health HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer tp-emulator-key\r\n")
+    writer.write(b"Content-Length: 100\r\n\r\n{")
+    while not emulator.record.in_flight:
+        await asyncio.sleep(0.001)
+    writer.close()
+    await writer.wait_closed()
+    while emulator.record.in_flight:
+        await asyncio.sleep(0.001)
+    assert 500 not in emulator.record.by_status
 
 
 async def test_it_has_no_address_before_it_is_entered_and_is_entered_once() -> None:

@@ -108,6 +108,8 @@ async def test_a_canceled_job_prints_no_more(talk: Talk, emulator: Emulator) -> 
     heard, _ = await listening
     assert heard[-1]["status"] == "error"
     assert 0 < len(lines(heard)) < 900
+    await asyncio.sleep(0.1)
+    assert (await listen(talk, job.id))[0] == heard
 
 
 async def test_who_may_not_listen(talk: Talk, emulator: Emulator) -> None:
