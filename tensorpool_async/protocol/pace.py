@@ -78,7 +78,7 @@ class Pace:
 
         Requests of one burst are often refused together; the rate falls once for all of them.
         """
-        if sent_at >= self._decreased_at:
+        if sent_at > self._decreased_at:  # not at the same moment: some clocks stand still for 15 ms
             measured = sum(1 for moment in self._sent if moment > sent_at - WINDOW)
             self._rate = max(SLOWEST, min(self._rate, float(measured)) * DECREASE)
             self._decreased_at = now

@@ -68,10 +68,11 @@ def test_a_429_lowers_the_pace_to_a_share_of_what_was_sent() -> None:
     assert pace.rate == pytest.approx(100 * DECREASE)
 
 
-def test_a_burst_that_is_refused_together_lowers_the_pace_once() -> None:
+@pytest.mark.parametrize("answered_at", [0.0, 0.1])
+def test_a_burst_that_is_refused_together_lowers_the_pace_once(answered_at: float) -> None:
     pace = paced([0.0] * 50)
     for _ in range(50):
-        pace.throttled(0.1, 0.0, 1.0)
+        pace.throttled(answered_at, 0.0, 1.0)
     assert pace.rate == pytest.approx(50 * DECREASE)
 
 
