@@ -23,7 +23,7 @@ every_enum = pytest.mark.parametrize("kind", ENUMS)
 
 
 @every_member
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_letter_case_does_not_matter(member: OpenEnum, data: st.DataObject) -> None:
     text = data.draw(any_case(member.value))

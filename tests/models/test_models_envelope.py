@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorpool_async.errors import DecodeError
@@ -78,6 +78,7 @@ bodies = json_values | st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(body=bodies, known_id=st.none() | st.just("asked"))
 def test_no_answer_raises_anything_but_a_decode_error(body: Any, known_id: str | None) -> None:
     with suppress(DecodeError):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorpool_async.errors import (
@@ -384,6 +384,7 @@ TICKETS = st.one_of(
 MOVES = {(before, after) for before, _, after in TABLE}
 
 
+@settings(deadline=None)
 @given(ticket=TICKETS, answers=st.lists(ANSWERS, max_size=30), share=st.floats(0.0, 1.0))
 def test_any_answers_lead_along_the_table(ticket: Ticket, answers: list[Response], share: float) -> None:
     machine = OperationMachine(ticket, PollPolicy())

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tensorpool_async import errors
@@ -207,6 +207,7 @@ JSON_BODIES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     status=st.integers(300, 999),
     body=st.binary() | JSON_BODIES.map(lambda body: json.dumps(body).encode()),
@@ -221,6 +222,7 @@ def test_no_refusal_raises_anything_else_or_is_without_a_sentence(
     assert 0 < len(error.message) <= LONGEST_MESSAGE
 
 
+@settings(deadline=None)
 @given(body=st.binary() | JSON_BODIES.map(lambda body: json.dumps(body).encode()))
 def test_no_success_raises_anything_but_a_decode_error(body: bytes) -> None:
     try:
@@ -230,6 +232,7 @@ def test_no_success_raises_anything_but_a_decode_error(body: bytes) -> None:
     assert isinstance(answer.message, str)
 
 
+@settings(deadline=None)
 @given(body=JSON_BODIES)
 def test_a_message_is_a_sentence_or_none(body: Any) -> None:
     message = message_of(body)

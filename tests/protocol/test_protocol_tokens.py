@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tensorpool_async.errors import ConfigurationError
@@ -39,6 +39,7 @@ def can_be_followed(ticket: Ticket) -> bool:
     return OperationMachine(ticket, PollPolicy()).next_request().path.isascii()
 
 
+@settings(deadline=None)
 @given(tickets)
 def test_a_token_gives_its_ticket_back(ticket: Ticket) -> None:
     token = encode(ticket)
@@ -134,6 +135,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     fields=st.dictionaries(
         st.sampled_from("korxz"), json_values | st.sampled_from(["CLUSTER_CLAIM", ["r-1"]])
@@ -147,6 +149,7 @@ def test_no_fields_raise_anything_else(fields: dict[str, Any]) -> None:
     assert can_be_followed(ticket)
 
 
+@settings(deadline=None)
 @given(ticket=tickets, data=st.data())
 @example(ticket=Ticket(CLAIM, "c-1", ("r-1",)), data=None)
 def test_a_token_that_is_cut_or_changed_is_refused_or_can_still_be_followed(
