@@ -113,24 +113,34 @@ class _Picture:
         )
 
     def _groups(self) -> Table:
+        lines = self._board.lines
+        rows = [(f"  {line.group}", _bar(line), f"{line.done}/{line.size}", _states(line)) for line in lines]
         grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(no_wrap=True)
+        # Where the room does not suffice, only the last column gives way.
+        grid.add_column(no_wrap=True, min_width=max((len(row[0]) for row in rows), default=0))
         grid.add_column(width=24)
-        grid.add_column(justify="right", no_wrap=True)
+        grid.add_column(
+            no_wrap=True, min_width=max((len(row[2]) for row in rows), default=0), justify="right"
+        )
         grid.add_column(no_wrap=True, overflow="ellipsis")
-        for line in self._board.lines:
-            grid.add_row(f"  {line.group}", _bar(line), f"{line.done}/{line.size}", _states(line))
+        for row in rows:
+            grid.add_row(*row)
         return grid
 
-    def _slowest(self) -> list[RenderableType]:
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(no_wrap=True)
-        grid.add_column(no_wrap=True)
-        grid.add_column(style="dim", no_wrap=True, overflow="ellipsis")
-        for event in self._board.slowest(SLOWEST):
-            message = clean(event.message) or WORDS.get(event.state, "")
-            grid.add_row(f"  {event.member}", event.instance_type or "", message)
-        return [Text("still open", style="dim"), grid] if grid.row_count else []
+    def _slowest(self) -> list[Text]:
+        events = self._board.slowest(SLOWEST)
+        member_width = max((len(event.member) for event in events), default=0)
+        type_width = max((len(event.instance_type or "") for event in events), default=0)
+        lines = [
+            Text.assemble(
+                f"  {event.member:<{member_width}}  {event.instance_type or '':<{type_width}}  ",
+                (clean(event.message) or WORDS.get(event.state, ""), "dim"),
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+            for event in events
+        ]
+        return [Text("still open", style="dim"), *lines] if lines else []
 
     def _footline(self) -> Text:
         now = self._statistics()
