@@ -25,6 +25,7 @@ from tensorpool_async.resources.account import Account, alive_request, health_re
 from tensorpool_async.resources.clusters import Clusters
 from tensorpool_async.resources.jobs import Jobs
 from tensorpool_async.resources.object_storage import ObjectStorage
+from tensorpool_async.resources.reconciling import Reconciler
 from tensorpool_async.resources.ssh import SSH
 from tensorpool_async.resources.storage import Storage
 from tensorpool_async.secrets import Secret
@@ -74,7 +75,9 @@ class TensorPool:
 
     - What the engine certainly has not seen is sent again.
     - GET and DELETE are sent again after a server error or a lost answer; a repeated DELETE that finds nothing is done.
-    - POST and PATCH are never repeated blindly: after a lost answer they end in `AmbiguousOutcomeError`.
+    - POST and PATCH are never repeated blindly. After a lost answer, what a create made is looked for by its name, and
+      adopted if this call made it; what another change was about is looked at. What stays unclear is
+      `AmbiguousOutcomeError`.
     - After 429, or 503 with Retry-After, all requests of the limiter wait as long as the engine asks, and go on.
     - Other refusals are raised at once.
 
@@ -140,8 +143,9 @@ class TensorPool:
         self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy())
         self._events = Dispatcher(on_event)
         sockets = Sockets(self._transport, key)
-        self.clusters = Clusters(self._transport, self._submitter)
-        self.storage = Storage(self._transport, self._submitter)
+        reconciler = Reconciler(self._submitter)
+        self.clusters = Clusters(self._transport, self._submitter, reconciler)
+        self.storage = Storage(self._transport, self._submitter, reconciler)
         self.jobs = Jobs(self._transport, self._submitter, sockets, self._events)
         self.object_storage = ObjectStorage(self._transport)
         self.ssh = SSH(self._transport)

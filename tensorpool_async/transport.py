@@ -41,6 +41,7 @@ from tensorpool_async.protocol.retries import (
     classify,
     judge,
 )
+from tensorpool_async.protocol.retry_after import clock_offset
 from tensorpool_async.secrets import MaskedHeader, Secret
 from tensorpool_async.version import VERSION
 
@@ -163,6 +164,8 @@ class Transport:
         self._headers: dict[str, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._last_date: str | None = None
+        self._last_received_at = 0.0
 
     @property
     def closed(self) -> bool:
@@ -178,6 +181,14 @@ class Transport:
     def connection_options(self) -> ConnectionOptions:
         """What every connection is made with."""
         return {"ssl": self._ssl, "proxy": self._proxy}
+
+    def now(self) -> float:
+        """Return the time by this machine's clock, in seconds since the epoch."""
+        return time.time()
+
+    def engine_time(self, local_time: float) -> float:
+        """Return what the engine's clock showed at a time of this machine's, as its last answer's `Date` tells."""
+        return local_time + clock_offset(self._last_date, self._last_received_at)
 
     async def send(self, request: Request[T], exchange: Exchange | None = None) -> T:
         """Send a request as often as the retry table allows, and return its decoded answer.
@@ -304,7 +315,8 @@ class Transport:
             ) as answer:
                 body = await answer.read()
                 logger.debug("%s %s: %d", request.method, request.path, answer.status)
-                return Response(answer.status, answer.headers, body, time.time())
+                self._last_date, self._last_received_at = answer.headers.get("Date"), time.time()
+                return Response(answer.status, answer.headers, body, self._last_received_at)
         except (aiohttp.ClientError, OSError, _OnceOnly) as error:
             lost = connection_failed(error)
         # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.

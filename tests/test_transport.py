@@ -138,34 +138,6 @@ async def test_a_success_that_cannot_be_read_is_asked_for_again(
     assert scripted.count("GET /cluster/info/c-2") == 5
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [FaultKind.DROP_BEFORE, FaultKind.DROP_AFTER, FaultKind.HTML_502, FaultKind.HTML_502_AFTER, FaultKind.CUT_JSON,
-     FaultKind.CUT_BODY, FaultKind.ERROR_500],
-)  # fmt: skip
-async def test_a_create_whose_answer_is_lost_is_sent_once_and_names_itself(
-    kind: FaultKind, tp: TensorPool, emulator: Emulator
-) -> None:
-    emulator.faults.add(Fault(kind, method="POST", path="/cluster/create"))
-    with pytest.raises(AmbiguousOutcomeError) as caught:
-        await tp.clusters.create("8xH100", name="maybe")
-    assert caught.value.name == "maybe"
-    assert "maybe" in str(caught.value)
-    assert emulator.record.by_route["POST /cluster/create"] == 1
-    assert pickle.loads(pickle.dumps(caught.value)).name == "maybe"
-
-
-async def test_a_create_without_a_name_is_given_one_that_the_error_knows(
-    tp: TensorPool, emulator: Emulator
-) -> None:
-    emulator.faults.add(Fault(FaultKind.DROP_AFTER, method="POST"))
-    with pytest.raises(AmbiguousOutcomeError) as caught:
-        await tp.clusters.create("8xH100")
-    assert caught.value.name is not None
-    assert caught.value.name.startswith("tpa-")
-    assert [made.name for made in emulator.record.clusters_made] == [caught.value.name]
-
-
 async def test_a_delete_that_was_carried_out_unseen_is_a_success(tp: TensorPool, emulator: Emulator) -> None:
     cluster = await tp.clusters.create("8xH100").result()
     emulator.faults.add(Fault(FaultKind.DROP_AFTER, method="DELETE"))

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import attrs
 
+from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.protocol.responses import Answer
 
 
@@ -60,6 +61,7 @@ class Request(Generic[T]):
         query: The query, unquoted.
         json: The body, before it is encoded; None sends no body.
         lane: Where it queues.
+        kind: The kind of operation that it begins, where it begins one.
         name: The name of the resource that it makes, where it makes one.
         when_gone: Makes what stands in for the answer of a repeated DELETE that finds nothing; without it that is
             `NotFound`.
@@ -71,5 +73,6 @@ class Request(Generic[T]):
     query: Mapping[str, str] = attrs.field(factory=dict[str, str], kw_only=True)
     json: Any = attrs.field(default=None, kw_only=True)
     lane: Lane = attrs.field(default=Lane.READ, kw_only=True)
+    kind: OperationKind | None = attrs.field(default=None, kw_only=True)
     name: str | None = attrs.field(default=None, kw_only=True)
     when_gone: Callable[[], T] | None = attrs.field(default=None, kw_only=True)

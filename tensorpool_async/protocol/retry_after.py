@@ -51,3 +51,12 @@ def _epoch(value: str) -> float | None:
 
 def _sane(seconds: float) -> float | None:
     return seconds if seconds <= LONGEST else None
+
+
+def clock_offset(date: str | None, received_at: float) -> float:
+    """Return the seconds by which the engine's clock is ahead of this machine's; 0 where its `Date` does not tell.
+
+    The header counts whole seconds, so half of one is added as the likeliest.
+    """
+    engine_time = None if date is None else _epoch(date)
+    return 0.0 if engine_time is None else engine_time + 0.5 - received_at

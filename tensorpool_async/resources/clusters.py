@@ -6,15 +6,16 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from tensorpool_async.errors import NotFound
+from tensorpool_async.errors import DecodeError, NotFound, StatusError
 from tensorpool_async.models.cluster import Cluster, Quote
-from tensorpool_async.models.enums import OperationKind, RequestStatus
+from tensorpool_async.models.enums import ClusterStatus, OperationKind, RequestStatus
 from tensorpool_async.models.request import RequestInfo
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text
 from tensorpool_async.protocol.kinds import CLUSTER
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.resources.reconciling import Found, Reconciler
 from tensorpool_async.submissions import Accepted, Submission, Submitter
 from tensorpool_async.transport import Transport
 
@@ -51,9 +52,10 @@ class Clusters:
     Wherever a cluster is asked for, its id or the model itself will do.
     """
 
-    def __init__(self, transport: Transport, submitter: Submitter) -> None:
+    def __init__(self, transport: Transport, submitter: Submitter, reconciler: Reconciler) -> None:
         self._transport = transport
         self._submitter = submitter
+        self._reconciler = reconciler
 
     def create(
         self,
@@ -87,7 +89,9 @@ class Clusters:
             ValidationError: The engine does not know the instance type, or not with so many nodes (422).
             InsufficientBalance: The balance does not cover it (402).
             ConflictError: A living cluster has that name (409).
-            AmbiguousOutcomeError: The answer was lost; its `.name` is the one to look for.
+            AmbiguousOutcomeError: The answer was lost, and whether the cluster was made could not be found out; its
+                `.name` is the one to look for. This is rare: an answer that was lost is looked for by the name, and
+                the cluster that this call made is adopted.
             OperationFailed: The engine accepted it and failed later, for lack of capacity for example. The failed
                 cluster keeps its name until it is destroyed.
         """
@@ -97,11 +101,8 @@ class Clusters:
             raise ValueError(f"num_nodes is {num_nodes}, and must be at least 1")
         if isinstance(public_keys, str):
             raise TypeError("public_keys takes a list of keys, not one text")
-        if name is not None and not name.strip():
-            raise ValueError("the name is empty")
-        name = name or NAME_PREFIX + "".join(
-            secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(12)
-        )
+        random_name = name is None
+        name = new_name(name)
         keys = list(public_keys)
         body: dict[str, Any] = {
             "instance_type": instance_type,
@@ -118,9 +119,12 @@ class Clusters:
         def accepted(answer: Answer) -> Accepted:
             return accepted_as(answer, OperationKind.CLUSTER_CLAIM, read_id(answer))
 
-        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, name=name)
+        kind = OperationKind.CLUSTER_CLAIM
+        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
         return Submission(
-            f"the creation of cluster {name!r}", lambda: self._submitter.submit(request), name=name
+            f"the creation of cluster {name!r}",
+            lambda: self._reconciler.create(request, self._look_for, random_name=random_name),
+            name=name,
         )
 
     async def get(self, cluster: ClusterLike) -> Cluster:
@@ -169,7 +173,10 @@ class Clusters:
         request = Request(
             "PATCH", path_of("cluster", "edit", cluster_id), accepted, json=body, lane=Lane.CHANGE
         )
-        return Submission(f"the edit of cluster {cluster_id}", lambda: self._submitter.submit(request))
+        watched = Ticket(OperationKind.CLUSTER_EDIT, cluster_id, expected=expected)
+        return Submission(
+            f"the edit of cluster {cluster_id}", lambda: self._reconciler.change(request, watched)
+        )
 
     def destroy(self, cluster: ClusterLike) -> Submission[None]:
         """Destroy a cluster (`DELETE /cluster/{cluster}`), and with it everything on its own disks.
@@ -254,7 +261,26 @@ class Clusters:
 
     async def _find(self, name: str) -> Cluster | None:
         named = [cluster for cluster in await self.list() if cluster.name == name]
-        return named[0] if named else None
+        return max(named, key=lambda cluster: cluster.created_at or "", default=None)
+
+    async def _look_for(self, name: str) -> Found | None:
+        """Find the living cluster of a name, and the request that made it."""
+        try:
+            cluster = await self.get(name)
+        except NotFound:
+            return None
+        if cluster.name != name or cluster.status is ClusterStatus.DESTROYED:
+            return None
+        try:
+            claims = await self.operations(cluster, kind=OperationKind.CLUSTER_CLAIM)
+        except (StatusError, DecodeError):
+            claims = []  # the endpoint is hardly documented; the cluster itself will do
+        claim = claims[0] if claims else None
+        return Found(
+            cluster.id,
+            (claim.created_at if claim else None) or cluster.created_at,
+            claim.request_id if claim else None,
+        )
 
 
 def accepted_as(

@@ -14,6 +14,7 @@ from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.tokens import Ticket
 from tensorpool_async.resources.clusters import ClusterLike, accepted_as, id_of, new_name
+from tensorpool_async.resources.reconciling import Found, Reconciler
 from tensorpool_async.submissions import Accepted, Submission, Submitter
 from tensorpool_async.transport import Transport
 
@@ -34,9 +35,10 @@ class Storage:
     that attaches to multi-node GPU clusters and to CPU instances, and is mounted there at `/mnt/<id of the volume>`.
     """
 
-    def __init__(self, transport: Transport, submitter: Submitter) -> None:
+    def __init__(self, transport: Transport, submitter: Submitter, reconciler: Reconciler) -> None:
         self._transport = transport
         self._submitter = submitter
+        self._reconciler = reconciler
 
     def create(
         self, size_gb: int, *, name: str | None = None, deletion_protection: bool = False
@@ -54,9 +56,12 @@ class Storage:
         Raises:
             ValueError: The size is below 1 GB, or the name is empty; at the call.
             InsufficientBalance: The balance does not cover its first 24 hours (402).
-            AmbiguousOutcomeError: The answer was lost; its `.name` is the one to look for.
+            ConflictError: A volume has that name (409).
+            AmbiguousOutcomeError: The answer was lost, and whether the volume was made could not be found out; its
+                `.name` is the one to look for.
         """
         _check_size(size_gb)
+        random_name = name is None
         name = new_name(name)
         body = {"size": size_gb, "name": name, "deletion_protection": deletion_protection}
         path = path_of("storage", "create")
@@ -65,9 +70,12 @@ class Storage:
         def accepted(answer: Answer) -> Accepted:
             return accepted_as(answer, OperationKind.STORAGE_CREATE, read_id(answer))
 
-        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, name=name)
+        kind = OperationKind.STORAGE_CREATE
+        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
         return Submission(
-            f"the creation of volume {name!r}", lambda: self._submitter.submit(request), name=name
+            f"the creation of volume {name!r}",
+            lambda: self._reconciler.create(request, self._look_for, random_name=random_name),
+            name=name,
         )
 
     async def get(self, volume: VolumeLike) -> StorageVolume:
@@ -118,7 +126,8 @@ class Storage:
         request = Request(
             "PATCH", path_of("storage", "edit", volume_id), accepted, json=body, lane=Lane.CHANGE
         )
-        return Submission(f"the edit of volume {volume_id}", lambda: self._submitter.submit(request))
+        ticket = Ticket(OperationKind.STORAGE_EDIT, volume_id, expected=expected)
+        return Submission(f"the edit of volume {volume_id}", lambda: self._reconciler.change(request, ticket))
 
     def destroy(self, volume: VolumeLike) -> Submission[None]:
         """Destroy a volume (`DELETE /storage/{storage_id}`), and all data on it.
@@ -174,8 +183,10 @@ class Storage:
 
         body = {"storage_id": volume_id, "cluster_ids": [cluster_id]}
         request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE)
+        watched = Ticket(OperationKind.STORAGE_ATTACH, volume_id, expected={"attached": cluster_id})
         return Submission(
-            f"attaching volume {volume_id} to cluster {cluster_id}", lambda: self._submitter.submit(request)
+            f"attaching volume {volume_id} to cluster {cluster_id}",
+            lambda: self._reconciler.change(request, watched),
         )
 
     def detach(self, volume: VolumeLike, cluster: ClusterLike) -> Submission[StorageVolume]:
@@ -194,8 +205,10 @@ class Storage:
 
         body = {"storage_id": volume_id, "cluster_id": cluster_id}
         request = Request("POST", path_of("storage", "detach"), accepted, json=body, lane=Lane.CHANGE)
+        watched = Ticket(OperationKind.STORAGE_DETACH, volume_id, expected={"detached": cluster_id})
         return Submission(
-            f"detaching volume {volume_id} from cluster {cluster_id}", lambda: self._submitter.submit(request)
+            f"detaching volume {volume_id} from cluster {cluster_id}",
+            lambda: self._reconciler.change(request, watched),
         )
 
     async def quote(self, size_gb: int) -> Quote:
@@ -222,6 +235,12 @@ class Storage:
         return await self._transport.send(
             Request("GET", path, decode, query=query_of(include_org=organization))
         )
+
+    async def _look_for(self, name: str) -> Found | None:
+        """Find the volume of a name; which request made it, no endpoint tells."""
+        named = [volume for volume in await self.list() if volume.name == name]
+        volume = max(named, key=lambda volume: volume.created_at or "", default=None)
+        return None if volume is None else Found(volume.id, volume.created_at)
 
 
 def _check_size(size_gb: int) -> None:

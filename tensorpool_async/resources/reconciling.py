@@ -1,0 +1,205 @@
+"""What follows when the answer to a change was lost: look for what it made, and never make it twice.
+
+A create is looked for by its name, which is unique among what lives. What is found is adopted if this call made it;
+what was there before is a conflict. What is not found was not made, or not yet: the same name is posted again, and the
+engine itself sees to it that there is only one. Other changes are not sent again: what they change is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import attrs
+
+from tensorpool_async.errors import (
+    AmbiguousOutcomeError,
+    ConflictError,
+    ConnectionFailed,
+    DecodeError,
+    NotFound,
+    StatusError,
+    TensorPoolError,
+)
+from tensorpool_async.operations import Operation
+from tensorpool_async.protocol.kinds import KINDS, Sign
+from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
+from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.retries import backoff
+from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.submissions import Accepted, Submitter
+
+
+LOOKS = 6
+"""How often a change that was lost is looked for: the lists of an engine may lag behind what it has done."""
+
+
+@attrs.frozen
+class Found:
+    """A resource that has the name of one whose creation was lost.
+
+    Attributes:
+        resource_id: Its id.
+        created_at: When it was made, as ISO 8601 text; None where nothing says.
+        request_id: The request that made it; None where nothing says.
+    """
+
+    resource_id: str
+    created_at: str | None = None
+    request_id: str | None = None
+
+
+Find = Callable[[str], Awaitable[Found | None]]
+
+
+class Reconciler:
+    """Sends changes of one client whose answers may be lost."""
+
+    def __init__(self, submitter: Submitter) -> None:
+        self._submitter = submitter
+        self._transport = submitter.transport
+        self._ours: set[str] = set()
+        self._turns: dict[tuple[str, str | None], tuple[asyncio.Lock, int]] = {}
+
+    async def create(self, request: Request[Accepted], find: Find, *, random_name: bool) -> Operation[Any]:
+        """Create a resource: exactly one, whatever becomes of the answers.
+
+        Creates of one name go one after the other, so that none takes another's resource for its own.
+
+        Raises:
+            ConflictError: A resource of that name was there before, or is another call's.
+            AmbiguousOutcomeError: Whether it was made cannot be found out.
+        """
+        async with self._turn(request):
+            accepted = await self._create(request, find, random_name=random_name)
+            if accepted.ticket.resource_id is not None:
+                self._ours.add(accepted.ticket.resource_id)
+            return self._submitter.begin(accepted)
+
+    async def change(self, request: Request[Accepted], ticket: Ticket) -> Operation[Any]:
+        """Change a resource; if the answer is lost, see on the resource whether the change was made.
+
+        Args:
+            request: The change.
+            ticket: What to follow where no answer names a request.
+
+        Raises:
+            AmbiguousOutcomeError: The resource does not show the change, and nothing says whether it will.
+        """
+        try:
+            return await self._submitter.submit(request)
+        except AmbiguousOutcomeError as lost:
+            if not await self._shows(ticket, lost):
+                raise
+        return self._submitter.begin(Accepted(ticket))
+
+    async def _create(self, request: Request[Accepted], find: Find, *, random_name: bool) -> Accepted:
+        sent_at = self._transport.now()
+        lost: AmbiguousOutcomeError | None = None
+        for tries in range(1, self._rounds() + 1):
+            try:
+                return await self._transport.send(request)
+            except AmbiguousOutcomeError as error:
+                lost, taken = error, False
+            except ConflictError:
+                if lost is None:
+                    raise
+                taken = True  # by this call's own lost attempt, or by another's
+            except TensorPoolError as error:
+                _refused_after(lost, error)
+            found = await self._look(find, request.name or "", lost, until_seen=taken)
+            if found is not None:
+                return self._adopt(request, found, sent_at, lost, random_name=random_name)
+            await self._pause(tries)
+        raise lost or AmbiguousOutcomeError(
+            f"{request.method} {request.path} was not sent", name=request.name
+        )
+
+    def _rounds(self) -> int:
+        attempts = self._transport.retry.attempts
+        return 1 if attempts == 1 else 2 * attempts
+
+    async def _look(
+        self, find: Find, name: str, lost: AmbiguousOutcomeError, *, until_seen: bool
+    ) -> Found | None:
+        for look in range(1, LOOKS + 1):
+            try:
+                found = await find(name)
+            except TensorPoolError as error:
+                lost.add_note(f"looking for it failed as well: {error}")
+                raise lost from None
+            if found is not None or not until_seen:
+                return found
+            await self._pause(look)
+        return None
+
+    def _adopt(
+        self,
+        request: Request[Accepted],
+        found: Found,
+        sent_at: float,
+        lost: AmbiguousOutcomeError,
+        *,
+        random_name: bool,
+    ) -> Accepted:
+        origin = origin_of(
+            made_at=epoch_of(found.created_at),
+            sent_at=self._transport.engine_time(sent_at),
+            random_name=random_name,
+            taken=found.resource_id in self._ours,
+        )
+        if origin is Origin.BEFORE:
+            text = f"{request.name!r} is taken by {found.resource_id}, which was there before"
+            raise ConflictError(409, text, method=request.method, path=request.path) from lost
+        if origin is Origin.UNCLEAR:
+            lost.add_note(f"{found.resource_id} has that name, and nothing says when it was made")
+            raise lost
+        kind = request.kind
+        request_ids = () if found.request_id is None else (found.request_id,)
+        return Accepted(Ticket(kind, found.resource_id, request_ids))
+
+    async def _shows(self, ticket: Ticket, lost: AmbiguousOutcomeError) -> bool:
+        """Whether the resource shows a change; it is looked at for a while, since a change takes its time."""
+        rule = KINDS[ticket.kind] if ticket.kind is not None else None
+        if rule is None or ticket.resource_id is None:
+            return False
+        for look in range(1, LOOKS + 1):
+            try:
+                model = await self._transport.send(rule.resource.read(ticket.resource_id))
+            except NotFound:
+                return False
+            except TensorPoolError as error:
+                lost.add_note(f"looking at {ticket.resource_id} failed as well: {error}")
+                return False
+            if rule.sign(model, ticket.expected) is Sign.SUCCEEDED:
+                return True
+            await self._pause(look)
+        return False
+
+    async def _pause(self, tries: int) -> None:
+        await asyncio.sleep(backoff(self._transport.retry, tries, self._transport.random.random()))
+
+    @asynccontextmanager
+    async def _turn(self, request: Request[Any]) -> AsyncGenerator[None]:
+        key = (request.path, request.name)
+        lock, waiting = self._turns.get(key, (asyncio.Lock(), 0))
+        self._turns[key] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            waiting = self._turns[key][1] - 1
+            if waiting:
+                self._turns[key] = (lock, waiting)
+            else:
+                del self._turns[key]
+
+
+def _refused_after(lost: AmbiguousOutcomeError | None, error: TensorPoolError) -> NoReturn:
+    """Raise what a later attempt met: the first one, whose answer was lost, may have been carried out."""
+    if lost is not None and isinstance(error, StatusError | ConnectionFailed | DecodeError):
+        lost.add_note(f"sent again, it met: {error}")
+        raise lost from error
+    raise error
