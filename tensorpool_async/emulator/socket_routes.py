@@ -38,7 +38,7 @@ async def push(engine: Engine, wire: Wire) -> None:
     job = engine.jobs.push(config, cluster, teardown=teardown)
     try:
         await _upload(engine, wire, job, config)
-    except (HungUp, asyncio.CancelledError):
+    except BaseException:
         engine.jobs.fail(job, "The connection was lost during the upload")
         raise
 

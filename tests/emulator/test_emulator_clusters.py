@@ -235,7 +235,8 @@ async def test_a_quote_is_for_all_nodes(talk: Talk) -> None:
     assert quoted.json == {"hourly_rate": round(3 * PRICES["8xB200"], 2)}
     assert (await talk.get("/cluster/quote")).status == 422
     assert (await talk.get("/cluster/quote?instance_type=9xX1")).status == 422
-    assert (await talk.get("/cluster/quote?instance_type=8xB200&num_nodes=0")).status == 422
+    for wrong in ("0", "two", "1.5", "9" * 400):
+        assert (await talk.get(f"/cluster/quote?instance_type=8xB200&num_nodes={wrong}")).status == 422
 
 
 @pytest.mark.parametrize(
@@ -248,6 +249,7 @@ async def test_a_quote_is_for_all_nodes(talk: Talk) -> None:
         ({"instance_type": "1xH100", "num_nodes": 0}, ["body", "num_nodes"]),
         ({"instance_type": "1xH100", "num_nodes": 2}, ["body", "num_nodes"]),
         ({"instance_type": "1xH100", "num_nodes": True}, ["body", "num_nodes"]),
+        ({"instance_type": "8xH100", "num_nodes": 1001}, ["body", "num_nodes"]),
         ({"instance_type": "1xH100", "num_nodes": "2"}, ["body", "num_nodes"]),
         ({"instance_type": "1xH100", "tp_cluster_name": 1}, ["body", "tp_cluster_name"]),
         ({"instance_type": "1xH100", "tp_cluster_name": ""}, ["body", "tp_cluster_name"]),

@@ -250,5 +250,10 @@ def test_a_speed_of_nothing_is_refused() -> None:
         Emulator(speed=0)
 
 
+def test_nothing_runs_before_it_is_entered() -> None:
+    with pytest.raises(RuntimeError, match="not running"):
+        Emulator().jobs.add(seconds=1)
+
+
 def test_the_routes_can_be_listed() -> None:
     assert {("POST", "/cluster/create"), ("GET", "/request/info/{request_id}")} <= endpoints()

@@ -2,7 +2,7 @@ import asyncio
 import shlex
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -243,10 +243,14 @@ async def test_a_push_needs_the_key_and_a_cluster_that_runs(talk: Talk, emulator
 
 
 async def test_what_is_no_protocol(talk: Talk, emulator: Emulator) -> None:
+    for text in ("hello", "[1]", "null"):
+        async with talk.session.ws_connect(emulator.url + "/job/push") as socket:
+            await socket.send_str(text)
+            assert (await socket.receive()).type is WSMsgType.CLOSE
+            assert socket.close_code == 1008
     async with talk.session.ws_connect(emulator.url + "/job/push") as socket:
-        await socket.send_str("hello")
+        await socket.send_bytes(b"{}")
         assert (await socket.receive()).type is WSMsgType.CLOSE
-        assert socket.close_code == 1008
     cluster_id = await talk.running()
     async with connect(talk, "/job/push") as wrong:
         await wrong.socket.send_json({"tp_config": CONFIG, "cluster_id": cluster_id})
@@ -276,6 +280,42 @@ async def test_a_teardown_destroys_the_cluster_at_the_end(talk: Talk, emulator: 
     await listen(talk, job_id)
     assert emulator.clusters[cluster_id].status == "DESTROYING"
     assert emulator.jobs[job_id].status == "completed"
+
+
+async def test_a_teardown_leaves_a_protected_cluster_alone(talk: Talk, emulator: Emulator) -> None:
+    cluster_id = await talk.running(deletion_protection=True)
+    heard, _ = await push(talk, cluster_id, teardown_cluster=True)
+    job_id = next(message["job_id"] for message in heard if "job_id" in message)
+    await listen(talk, job_id)
+    assert emulator.jobs[job_id].status == "completed"
+    assert emulator.clusters[cluster_id].status == "RUNNING"
+
+
+async def test_a_command_that_no_shell_would_take_still_prints(talk: Talk) -> None:
+    cluster_id = await talk.running()
+    heard, _ = await push(talk, cluster_id, "commands = ['echo \"']")
+    job_id = next(message["job_id"] for message in heard if "job_id" in message)
+    assert lines((await listen(talk, job_id))[0]) == ['$ echo "', '"']
+
+
+async def test_a_client_that_says_nothing(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tensorpool_async.emulator.wire.SECONDS_TO_SPEAK", 0.05)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(emulator.url + "/job/listen/j-1") as socket,
+    ):
+        assert (await socket.receive()).type is WSMsgType.CLOSE
+        assert socket.close_code == 1008
+
+
+async def test_an_unexpected_error_closes_the_socket_and_is_logged(
+    talk: Talk, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster_id = await talk.running()
+    emulator.push_commands = cast("list[str | None]", [b"no text"])
+    assert (await push(talk, cluster_id))[1] == 1011
+    assert "TypeError" in caplog.text
+    assert [job.status for job in emulator.jobs.values()] == ["failed"]
 
 
 async def test_a_job_fails_with_its_cluster(talk: Talk, emulator: Emulator) -> None:
