@@ -34,6 +34,10 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.selector.now
 
+    def be_busy_for(self, seconds: float) -> None:
+        """Let time pass in which no task and no timer can run."""
+        self.selector.now += seconds
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=FakeTimeLoop) as runner:

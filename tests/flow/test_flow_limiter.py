@@ -294,19 +294,41 @@ def test_a_waiter_that_is_cancelled_as_its_turn_comes_passes_it_on() -> None:
     run(main())
 
 
-def test_a_timer_that_was_set_for_a_cancelled_waiter_alone_is_taken_back() -> None:
-    async def main() -> None:
-        limiter = RateLimiter(1)
-        limiter.release(await limiter.acquire(), retry_after=60.0)
-        waiting = asyncio.create_task(limiter.acquire())
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await asyncio.get_running_loop().create_future()
+def test_who_comes_before_a_late_timer_has_run_does_not_overtake() -> None:
+    limiter = RateLimiter(10)
+    loop = FakeTimeLoop()
 
-    run(main())
+    async def main() -> None:
+        limiter.release(await limiter.acquire(), retry_after=5.0)
+        order: list[str] = []
+
+        async def come(name: str) -> None:
+            await limiter.acquire()
+            order.append(name)
+
+        first = asyncio.create_task(come("first"))
+        await asyncio.sleep(0)
+        loop.be_busy_for(100.0)
+        await come("second")
+        await first
+        assert order == ["first", "second"]
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+
+
+def test_a_waiter_that_was_cancelled_does_not_tie_the_limiter_to_its_loop() -> None:
+    limiter = RateLimiter(1)
+
+    async def wait_in_vain() -> None:
+        limiter.release(await limiter.acquire(), retry_after=60.0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await limiter.acquire()
+
+    with asyncio.Runner(loop_factory=FakeTimeLoop) as one, asyncio.Runner(loop_factory=FakeTimeLoop) as other:
+        one.run(wait_in_vain())
+        assert other.run(limiter.acquire()) == 60.0
 
 
 @pytest.mark.parametrize("fails", [False, True])

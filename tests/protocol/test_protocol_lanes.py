@@ -63,6 +63,13 @@ def test_a_lane_that_was_empty_has_not_saved_up_turns() -> None:
     assert Counter(served(order, ALL_WAIT, 21))[READ] <= 5
 
 
+def test_lanes_that_were_empty_come_back_as_equals() -> None:
+    order = LaneOrder()
+    served(order, (True, False, False), 5)
+    served(order, (False, False, True), 500)
+    assert served(order, ALL_WAIT, 2) == [CHANGE, READ]
+
+
 @given(histories)
 def test_only_who_waits_goes(history: list[tuple[bool, bool, bool]]) -> None:
     order = LaneOrder()
