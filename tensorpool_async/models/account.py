@@ -23,7 +23,7 @@ class SSHKey:
     id: str = attrs.field(metadata=names("id", "key_id"))
     name: str | None = None
     public_key: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -36,7 +36,7 @@ class UserInfo:
     """
 
     message: str = ""
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class UserPreferences:
     autopay_enabled: bool
     balance_warning_threshold: float | None = None
     autopay_reload_threshold: float | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -72,7 +72,7 @@ class OrganizationMember:
 
     uid: str
     email: str
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -89,7 +89,7 @@ class Organization:
     org_name: str
     balance: float
     members: tuple[OrganizationMember, ...] = ()
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -102,4 +102,4 @@ class Health:
     """
 
     message: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)

@@ -30,7 +30,7 @@ class Job:
     exit_code: int | None = None
     instance_type: str | None = None
     public_message: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
     @property
     def canceled(self) -> bool:
@@ -55,7 +55,7 @@ class JobPull:
     download_map: dict[str, str | None] | None = None
     command: str | None = None
     command_show_stdout: bool | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen

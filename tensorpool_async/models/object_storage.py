@@ -39,7 +39,7 @@ class ObjectStorageCredentials:
     created_at: str | None = None
     updated_at: str | None = None
     message: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class RcloneConfig:
     rclone_config: str = attrs.field(repr=False, default="")
     remote_name: str = "tp"
     message: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ class AwsConfig:
     profile_name: str = "tp"
     endpoint: str | None = None
     message: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)
 
 
 @attrs.frozen
@@ -90,4 +90,4 @@ class Bucket:
     """
 
     name: str = attrs.field(metadata=names("name", "bucket_name"))
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)

@@ -37,4 +37,4 @@ class StorageVolume:
     attached_clusters: tuple[str, ...] = ()
     deletion_protection: bool | None = None
     created_at: str | None = None
-    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True, hash=False)

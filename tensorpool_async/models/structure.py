@@ -128,18 +128,8 @@ def _structure_bool(value: Any, _: Any) -> bool:
     return value
 
 
-def _structure_open_enum(value: Any, kind: type[OpenEnum]) -> OpenEnum:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text, not {type(value).__name__}")
-    return kind(value)
-
-
 def _open_enum_text(member: OpenEnum) -> str:
     return str(member)
-
-
-def _is_open_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, OpenEnum)
 
 
 def _is_tuple(kind: Any) -> bool:
@@ -150,5 +140,4 @@ converter.register_structure_hook_factory(_has_extra)(_make_structure_hook)
 converter.register_unstructure_hook_factory(_has_extra)(_make_unstructure_hook)
 converter.register_structure_hook_factory(_is_tuple)(_make_tuple_hook)
 converter.register_structure_hook(bool, _structure_bool)
-converter.register_structure_hook_func(_is_open_enum, _structure_open_enum)
 converter.register_unstructure_hook(OpenEnum, _open_enum_text)

@@ -16,6 +16,7 @@ from tensorpool_async.models import (
     Cluster,
     ClusterStatus,
     Instance,
+    Job,
     OperationKind,
     Quote,
     RequestInfo,
@@ -157,6 +158,14 @@ def test_a_cluster_without_a_public_address_has_none() -> None:
     assert Cluster("c-1", instances=(Instance("i-0", ip_address=""),)).ip_address is None
 
 
+@pytest.mark.parametrize(
+    ("status", "canceled"),
+    [("canceled", True), ("CANCELED", True), ("canceling", False), ("completed", False)],
+)
+def test_a_job_that_was_canceled(status: str, canceled: bool) -> None:
+    assert structure({"job_id": "j-1", "status": status}, Job).canceled is canceled
+
+
 def test_a_request_as_the_engine_documents_it() -> None:
     document = {"request_id": "r-1", "request_type": "CLUSTER_CLAIM", "status": "PROCESSING", "created_at": "now", "object_id": "c-1", "external_message": None}  # fmt: skip
     assert structure(document, RequestInfo) == RequestInfo(
@@ -224,6 +233,6 @@ def test_models_are_frozen(kind: Any, data: st.DataObject) -> None:
         model.extra = {}
 
 
-@pytest.mark.parametrize("model", [Cluster("c-1", extra={"a": []}), Instance("i-1"), Quote(1.0)])
+@pytest.mark.parametrize("model", [Cluster("c-1", extra={"a": []}), Instance("i-1"), Quote(1.0), Job("j-1")])
 def test_models_can_be_kept_in_sets(model: Any) -> None:
     assert len({model, attrs.evolve(model), attrs.evolve(model, extra={"b": 1})}) == 2

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorpool_async.protocol.retry_after import LONGEST, parse_retry_after, retry_after_of
+from tensorpool_async.protocol.retry_after import LONGEST, clock_offset, parse_retry_after, retry_after_of
 
 
 NOW = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC).timestamp()
@@ -99,6 +99,20 @@ def test_a_date_is_held_against_the_date_of_the_answer_where_it_has_one() -> Non
 
 def test_without_the_header_nothing_is_asked_for() -> None:
     assert retry_after_of({"Date": "Sun, 06 Nov 1994 08:49:37 GMT"}, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("date", "offset"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 10.5),
+        ("Sun Nov  6 08:49:37 1994", 10.5),
+        ("today", 0.0),
+        ("", 0.0),
+        (None, 0.0),
+    ],
+)
+def test_the_engines_clock_is_known_from_its_date(date: str | None, offset: float) -> None:
+    assert clock_offset(date, NOW - 10) == offset
 
 
 @given(
