@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any, Self, cast
 import aiohttp
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, settings
 from requests import Session
 from schemathesis.checks import CHECKS as ALL_CHECKS  # pyright: ignore[reportUnknownVariableType] - a bare generic
 
@@ -154,6 +155,12 @@ class Served:
         return known[len(value) // 2 % len(known)]
 
 
+@pytest.fixture(autouse=True)
+def seed_is_shown() -> None:
+    """Write it where pytest shows it beside a failure."""
+    sys.stdout.write(f"repeat it with SCHEMATHESIS_SEED={SEED}\n")
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     with Served() as served:
@@ -183,7 +190,6 @@ each_operation: Callable[[Callable[..., None]], Callable[..., None]] = SCHEMA.pa
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_any_request_is_answered_as_described(case: Any, served: Served, session: Session) -> None:
-    note(f"SCHEMATHESIS_SEED={SEED}")
     label: str = case.operation.label
     served.restock(label)
     if case.meta.generation.mode.is_positive:
