@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import attrs
+
 from tensorpool_async.errors import AmbiguousOutcomeError, ConfigurationError, DecodeError
 from tensorpool_async.models.object_storage import AwsConfig, Bucket, ObjectStorageCredentials, RcloneConfig
 from tensorpool_async.models.structure import structure
@@ -14,7 +16,7 @@ from tensorpool_async.transport import Transport
 
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from obstore.store import S3Credential, S3Store
 
 
 BucketLike = Bucket | str
@@ -78,6 +80,8 @@ class ObjectStorage:
     async def store(self, bucket: BucketLike) -> S3Store:
         """Return an `obstore` store of a bucket, with the organization's credentials.
 
+        Credentials for another provider that stand in the environment, such as `AWS_SESSION_TOKEN`, are not sent.
+
         Raises:
             ConfigurationError: obstore is not installed: `pip install "tensorpool-async[objects]"`.
             NotFound: Object storage is not enabled, or there is no organization.
@@ -91,8 +95,8 @@ class ObjectStorage:
             bucket_name_of(bucket),
             endpoint=credentials.endpoint,
             region=credentials.region,
-            access_key_id=credentials.access_key_id,
-            secret_access_key=credentials.secret_access_key,
+            credential_provider=_Provider(credentials),
+            skip_signature=False,
             virtual_hosted_style_request=False,
             client_options={"allow_http": credentials.endpoint.startswith("http://")},
         )
@@ -149,6 +153,21 @@ class Buckets:
             return [_bucket_of(item, path) for item in cast("list[Any]", items)]
 
         return await self._transport.send(Request("GET", path, decode))
+
+
+@attrs.frozen
+class _Provider:
+    """Gives a store the organization's credentials whole, where keys alone are completed from the environment."""
+
+    credentials: ObjectStorageCredentials
+
+    def __call__(self) -> S3Credential:
+        return {
+            "access_key_id": self.credentials.access_key_id,
+            "secret_access_key": self.credentials.secret_access_key,
+            "token": None,
+            "expires_at": None,
+        }
 
 
 def bucket_name_of(bucket: BucketLike) -> str:
