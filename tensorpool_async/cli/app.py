@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, validators
 
-from tensorpool_async.cli import DONE, WRONG_USAGE, clusters, fleets, serving
+from tensorpool_async.cli import DONE, WRONG_USAGE, clusters, fleets, listing, serving
 from tensorpool_async.cli.emulation import SPEED
 from tensorpool_async.cli.printing import say
 from tensorpool_async.cli.running import run as run_coroutine
@@ -103,15 +103,24 @@ def status(file: File, /, *, json: Json = False) -> int:
 
 
 @app.command
-def ls(*, json: Json = False) -> int:
-    """List the living clusters, also those of no fleet.
+def ls(
+    what: Annotated[
+        Literal["clusters", "volumes", "jobs"], Parameter(help="What to list.", show_choices=True)
+    ] = "clusters",
+    /,
+    *,
+    json: Json = False,
+) -> int:
+    """List what there is: the living clusters, also those of no fleet; or the volumes; or the jobs.
 
     With --json: clusters (each: id, name, status, instance_type, num_nodes, ip, hourly_rate, deletion_protection,
-    storage, created_at), hourly_cost.
+    storage, created_at), hourly_cost; or volumes (id, name, status, size_gb, hourly_rate, attached_clusters,
+    deletion_protection, created_at), hourly_cost; or jobs (id, status, exit_code, instance_type, public_message).
 
-    Example: tpa ls --json
+    Example: tpa ls volumes --json
     """
-    return run_coroutine(lambda: clusters.ls(as_json=json))
+    lists = {"clusters": clusters.ls, "volumes": listing.volumes, "jobs": listing.jobs}
+    return run_coroutine(lambda: lists[what](as_json=json))
 
 
 @app.command

@@ -72,7 +72,7 @@ async def wait(request: str, timeout: float | None, *, as_json: bool) -> int:
         _show_clusters([result])
     if error:
         say(f"tpa: {error}", style="red")
-    elif not as_json and result is None:
+    elif not as_json and not isinstance(result, Cluster):
         show(f"{operation.kind} of {operation.resource_id}: {operation.status}")
     return FAILED if error else DONE
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tensorpool_async.fleet import FleetReport, MemberReport, Plan, PlannedMember
-from tensorpool_async.models import Cluster
+from tensorpool_async.models import Cluster, Job, StorageVolume
 from tensorpool_async.operations import Operation
 
 
@@ -95,6 +95,45 @@ def cluster_document(cluster: Cluster) -> dict[str, Any]:
     }
 
 
+def volumes_document(volumes: list[StorageVolume], hourly_cost: float | None) -> dict[str, Any]:
+    """`tpa ls volumes`: volumes, hourly_cost."""
+    return {"volumes": [volume_document(volume) for volume in volumes], "hourly_cost": _cents(hourly_cost)}
+
+
+def volume_document(volume: StorageVolume) -> dict[str, Any]:
+    """One volume: id, name, status, size_gb, hourly_rate, and so on."""
+    return {
+        "id": volume.id,
+        "name": volume.name,
+        "status": None if volume.status is None else str(volume.status),
+        "size_gb": volume.size_gb,
+        "hourly_rate": _cents(volume.hourly_rate),
+        "attached_clusters": list(volume.attached_clusters),
+        "deletion_protection": volume.deletion_protection,
+        "created_at": volume.created_at,
+    }
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """One job of `tpa ls jobs`: id, status, exit_code, instance_type, public_message."""
+    return {
+        "id": job.id,
+        "status": None if job.status is None else str(job.status),
+        "exit_code": job.exit_code,
+        "instance_type": job.instance_type,
+        "public_message": job.public_message,
+    }
+
+
+def result_document(result: Any) -> dict[str, Any] | None:
+    """What an operation gave: a cluster, a volume or a job as `tpa ls` has it, or nothing."""
+    if isinstance(result, Cluster):
+        return cluster_document(result)
+    if isinstance(result, StorageVolume):
+        return volume_document(result)
+    return job_document(result) if isinstance(result, Job) else None
+
+
 def operation_document(operation: Operation[Any], result: Any, error: str | None) -> dict[str, Any]:
     """`tpa wait`: request_id, kind, status, resource_id, message, result, error, token."""
     info = operation.info
@@ -104,7 +143,7 @@ def operation_document(operation: Operation[Any], result: Any, error: str | None
         "status": str(operation.status),
         "resource_id": operation.resource_id,
         "message": None if info is None else info.external_message,
-        "result": cluster_document(result) if isinstance(result, Cluster) else None,
+        "result": result_document(result),
         "error": error,
         "token": operation.token,
     }
