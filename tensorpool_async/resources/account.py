@@ -104,9 +104,11 @@ def _check_thresholds(warning: float | None, reload: float | None) -> None:
 def health_request() -> Request[Health]:
     """Make the request by which the engine judges a client (`POST /health`)."""
     path = path_of("health")
+    uname = platform.uname()
     body = {
         "package_version": VERSION,
-        "uname": list(platform.uname()),
+        # Its last field, the processor, would be found out by running a program, and is nearly always the machine.
+        "uname": [uname.system, uname.node, uname.release, uname.version, uname.machine, uname.machine],
         "python_version": platform.python_version(),
         "python_implementation": platform.python_implementation(),
         "python_compiler": platform.python_compiler(),
