@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from math import isfinite
 from typing import Any, cast
 
 from tensorpool_async.models.account import Health, Organization, UserInfo, UserPreferences
@@ -92,10 +93,10 @@ class Account:
 
 
 def _check_thresholds(warning: float | None, reload: float | None) -> None:
-    # Written so that NaN, which is neither above nor below anything, is refused as well.
-    if warning is not None and not warning > 0:
+    # Neither infinity nor NaN is JSON.
+    if warning is not None and not (isfinite(warning) and warning > 0):
         raise ValueError(f"balance_warning_threshold is {warning}, and must be above 0 USD")
-    if reload is not None and not reload >= LOWEST_RELOAD:
+    if reload is not None and not (isfinite(reload) and reload >= LOWEST_RELOAD):
         raise ValueError(f"autopay_reload_threshold is {reload}, and must be at least {LOWEST_RELOAD} USD")
     if warning is not None and reload is not None and not reload < warning:
         raise ValueError("autopay_reload_threshold must be below balance_warning_threshold")
