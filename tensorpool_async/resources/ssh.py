@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-import shlex
 
 from tensorpool_async.errors import CommandRefused
 from tensorpool_async.models.account import SSHKey
 from tensorpool_async.models.cluster import Instance
+from tensorpool_async.protocol.commands import split
 from tensorpool_async.protocol.decoders import as_list, as_text, delete_request
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.transport import Transport
@@ -38,7 +38,7 @@ class SSH:
         `tensorpool_async.protocol.commands.transfers_only`, before you run it unseen.
 
         Raises:
-            CommandRefused: The engine's command is no `ssh`.
+            CommandRefused: The engine's command is no `ssh`, or needs a shell.
             ConflictError: The instance is not running (409).
             NotFound: There is no such instance.
             ValueError: The instance has no id.
@@ -47,11 +47,8 @@ class SSH:
         path = path_of("ssh", instance_id or "")
         query = query_of(system=platform.system())
         text = await self._transport.send(Request("GET", path, as_text("command", path), query=query))
-        try:
-            arguments = shlex.split(text)
-        except ValueError as error:
-            raise CommandRefused(f"the command cannot be read: {error}") from None
-        if not arguments or arguments[0] != "ssh" or "\0" in text:
+        arguments = split(text)
+        if arguments[0] != "ssh":
             raise CommandRefused(f"the engine's command is no ssh: {text[:120]!r}")
         return arguments
 
@@ -80,11 +77,12 @@ class SSHKeys:
             raise ValueError("that is a private key: pass the public one, such as id_ed25519.pub")
         if not public_key.strip():
             raise ValueError("the public key is empty")
+        public_key = public_key.strip()
         path = path_of("user", "ssh-key", "add")
-        body = {"public_key": public_key.strip()} | ({"name": name} if name is not None else {})
+        body = {"public_key": public_key} | ({"name": name} if name is not None else {})
         request = Request("POST", path, as_text("key_id", path), json=body, lane=Lane.CHANGE, name=name)
         key_id = await self._transport.send(request)
-        return SSHKey(id=key_id, name=name, public_key=public_key.strip())
+        return SSHKey(id=key_id, name=name, public_key=public_key)
 
     async def remove(self, key: KeyLike) -> None:
         """Forget a public key (`DELETE /user/ssh-key/remove/{key_id}`); clusters that have it keep it.
