@@ -12,6 +12,7 @@ from tensorpool_async.models.enums import ClusterStatus, OperationKind, RequestS
 from tensorpool_async.models.request import RequestInfo
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text
 from tensorpool_async.protocol.kinds import CLUSTER
+from tensorpool_async.protocol.public_keys import checked_public_key
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.tokens import Ticket
@@ -84,8 +85,8 @@ class Clusters:
             A submission: `await` it for the operation, or `await ….result()` for the running `Cluster`.
 
         Raises:
-            ValueError: The instance type or the name is empty, or `num_nodes` is below 1; at the call, before anything
-                is sent.
+            ValueError: The instance type or the name is empty, `num_nodes` is below 1, or a private key stands among
+                the public ones; at the call, before anything is sent.
             ValidationError: The engine does not know the instance type, or not with so many nodes (422).
             InsufficientBalance: The balance does not cover it (402).
             ConflictError: A living cluster has that name (409).
@@ -103,7 +104,7 @@ class Clusters:
             raise TypeError("public_keys takes a list of keys, not one text")
         random_name = name is None
         name = new_name(name)
-        keys = list(public_keys)
+        keys = [checked_public_key(key) for key in public_keys]
         body: dict[str, Any] = {
             "instance_type": instance_type,
             "num_nodes": num_nodes,

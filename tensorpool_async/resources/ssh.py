@@ -9,6 +9,7 @@ from tensorpool_async.models.account import SSHKey
 from tensorpool_async.models.cluster import Instance
 from tensorpool_async.protocol.commands import split
 from tensorpool_async.protocol.decoders import as_list, as_text, delete_request
+from tensorpool_async.protocol.public_keys import checked_public_key
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.transport import Transport
 
@@ -73,11 +74,7 @@ class SSHKeys:
             ValidationError: The engine does not take it for a key (422).
             AmbiguousOutcomeError: The answer was lost; `list` tells whether it was saved.
         """
-        if "PRIVATE KEY" in public_key:
-            raise ValueError("that is a private key: pass the public one, such as id_ed25519.pub")
-        if not public_key.strip():
-            raise ValueError("the public key is empty")
-        public_key = public_key.strip()
+        public_key = checked_public_key(public_key)
         path = path_of("user", "ssh-key", "add")
         body = {"public_key": public_key} | ({"name": name} if name is not None else {})
         request = Request("POST", path, as_text("key_id", path), json=body, lane=Lane.CHANGE, name=name)
