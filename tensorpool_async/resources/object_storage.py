@@ -55,7 +55,8 @@ class ObjectStorage:
         """Read the organization's credentials (`GET /object-storage/credentials`).
 
         Raises:
-            NotFound: Object storage is not enabled, or there is no organization.
+            NotFound: Object storage is not enabled.
+            StatusError: There is no organization; which status the engine has for it is not documented.
         """
         return await self._credentials("GET", "credentials")
 
@@ -84,7 +85,8 @@ class ObjectStorage:
 
         Raises:
             ConfigurationError: obstore is not installed: `pip install "tensorpool-async[objects]"`.
-            NotFound: Object storage is not enabled, or there is no organization.
+            NotFound: Object storage is not enabled.
+            StatusError: There is no organization.
         """
         try:
             from obstore.store import S3Store
