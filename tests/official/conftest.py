@@ -21,13 +21,13 @@ async def emulator() -> AsyncGenerator[Emulator]:
     """Run an engine with a whole number of seconds between polls, since the official client reads no other."""
     async with Emulator(
         retry_after=1,
-        provision_seconds=0.3,
-        destroy_seconds=0.3,
+        provision_seconds=0.5,
+        destroy_seconds=0.5,
         edit_seconds=0.05,
-        storage_seconds=0.3,
-        attach_seconds=0.3,
+        storage_seconds=0.5,
+        attach_seconds=0.5,
         job_seconds=0.2,
-        cancel_seconds=0.1,
+        cancel_seconds=0.5,
     ) as engine:
         yield engine
 
