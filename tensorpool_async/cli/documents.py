@@ -26,7 +26,8 @@ def plan_document(plan: Plan, refusal: str | None) -> dict[str, Any]:
 
 
 def _planned(entry: PlannedMember) -> dict[str, Any]:
-    status = entry.cluster.status if entry.cluster else None
+    there = entry.cluster or entry.volume
+    status = None if there is None else there.status
     return {
         "name": entry.name,
         "group": entry.group,
@@ -34,7 +35,7 @@ def _planned(entry: PlannedMember) -> dict[str, Any]:
         "instance_type": entry.instance_type,
         "num_nodes": entry.num_nodes,
         "hourly_rate": _cents(entry.hourly_rate),
-        "id": entry.cluster.id if entry.cluster else None,
+        "id": entry.resource_id,
         "status": None if status is None else str(status),
         "problem": entry.problem or None,
     }

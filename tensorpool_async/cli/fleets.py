@@ -80,7 +80,7 @@ def _show_plan(planned: Plan) -> None:
                 entry.action,
                 entry.instance_type,
                 entry.num_nodes,
-                entry.cluster.id if entry.cluster else None,
+                entry.resource_id,
                 rate_cell(entry.hourly_rate),
             )
             for entry in entries

@@ -25,7 +25,7 @@ import attrs
 from tensorpool_async.errors import BudgetExceeded
 from tensorpool_async.fleet.budget import exceeds
 from tensorpool_async.fleet.definition import Fleet, Member
-from tensorpool_async.models import Cluster, ClusterStatus
+from tensorpool_async.models import Cluster, ClusterStatus, StorageVolume
 
 
 Offer: TypeAlias = "tuple[str, int]"
@@ -65,6 +65,7 @@ class PlannedMember:
         hourly_rate: What it costs or would cost, in USD per hour; None where the engine names no price.
         cluster: The cluster that has its name, if there is one.
         problem: For CONFLICT: what is wrong, as a sentence.
+        volume: For a volume of the fleet: the one that has its name, if there is one.
     """
 
     name: str
@@ -75,6 +76,13 @@ class PlannedMember:
     hourly_rate: float | None = None
     cluster: Cluster | None = None
     problem: str = ""
+    volume: StorageVolume | None = None
+
+    @property
+    def resource_id(self) -> str | None:
+        """The id of what has its name, if there is anything."""
+        there = self.cluster or self.volume
+        return None if there is None else there.id
 
 
 @attrs.frozen
@@ -83,7 +91,7 @@ class Plan:
 
     Attributes:
         fleet: The fleet's name.
-        members: What each member needs, group by group.
+        members: What each member needs, group by group, and then the volumes.
         surplus: Clusters of the fleet beyond the counts of its groups.
         max_hourly_cost: The most that all may cost together, in USD per hour, or None.
     """

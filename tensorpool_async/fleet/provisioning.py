@@ -32,7 +32,7 @@ from tensorpool_async.submissions import Submission
 
 
 MOST_SETBACKS = 4
-"""How often a name may be taken, or an answer lost, until a member is given up."""
+"""How often a name may be taken until a member is given up."""
 SETBACK_DELAY = 1.0
 """Seconds until it is tried again, where the engine shows nothing under the name."""
 
@@ -128,9 +128,12 @@ class _Ascent:
                 lambda: self._submission(instance_type),
                 lambda operation: self._account.follow(self._member.name, operation),
             )
-        except AmbiguousOutcomeError as error:
-            # Names are unique, so asking again under the same one cannot make a second cluster.
-            await self._look_again(error)
+        except AmbiguousOutcomeError:
+            # It was looked for and asked for again already. What the call dared not adopt, the fleet may: the name
+            # makes it a member.
+            self._found = by_name(await self._tp.clusters.list()).get(self._member.name, ())
+            if not self._found:
+                raise
         except StatusError as error:
             if lacks_capacity(error):
                 self._lacking[instance_type.casefold()] = error.message

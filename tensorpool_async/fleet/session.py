@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import anyio
+import attrs
 
 from tensorpool_async.client import TensorPool
-from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.fleet.account import Account, Entry, Listener
 from tensorpool_async.fleet.budget import Budget
 from tensorpool_async.fleet.definition import Fleet
@@ -17,7 +17,8 @@ from tensorpool_async.fleet.provisioning import Provisioner
 from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
 from tensorpool_async.fleet.sending import Sender
 from tensorpool_async.fleet.teardown import Teardown
-from tensorpool_async.models import Cluster
+from tensorpool_async.fleet.volumes import VolumeKeeper, ask_volume_prices, plan_volumes, volume_name
+from tensorpool_async.models import Cluster, StorageVolume
 
 
 class FleetSession:
@@ -57,6 +58,7 @@ class FleetSession:
 
         All members go side by side. Where there is no capacity for an instance type, the next one of the list is
         asked for. A cluster that failed is destroyed and made anew; one that differs from what is wanted is left alone.
+        Volumes are made beside the clusters, and attached once both are there, which restarts the clusters' nodes.
 
         When this is cancelled, nothing is destroyed; what was sent is waited for, 5 seconds at most, so that `report`
         knows it.
@@ -81,6 +83,8 @@ class FleetSession:
         budget = Budget.of(plan.max_hourly_cost, rates)
         sender = Sender(self._tp.limiter.max_in_flight)
         provisioner = Provisioner(self._tp, account, budget, prices, sender)
+        keeper = VolumeKeeper(self._tp, self._fleet, account, sender)
+        steps = {entry.name: entry for entry in plan.members}
         named = by_name(clusters)
         self._account = account
         for entry in plan.members:
@@ -89,12 +93,19 @@ class FleetSession:
             async with anyio.create_task_group() as tasks:
                 for member in self._fleet.members:
                     tasks.start_soon(provisioner.bring_up, member, named.get(member.name, ()))
+                for volume in self._fleet.volumes:
+                    tasks.start_soon(keeper.bring_up, steps[volume_name(self._fleet, volume)], volume)
+            async with anyio.create_task_group() as tasks:
+                for volume in self._fleet.volumes:
+                    tasks.start_soon(keeper.attach, volume)
         finally:
             account.close()
         return self._conclude(account, "could not be brought up")
 
     async def down(self, *, on_event: Listener | None = None) -> FleetReport:
         """Destroy every cluster of the fleet, also those that failed and those beyond the count of their group.
+
+        Its volumes are destroyed after them, with all data on them, unless they are protected from deletion.
 
         Those that are being created are waited for first. Only clusters whose names belong to the fleet are touched.
 
@@ -113,11 +124,19 @@ class FleetSession:
         self._account = account
         for cluster, group in mine:
             account.open(cluster.id, _entry_of(cluster, group))
+        volumes = await self._volumes()
+        for volume in volumes:
+            account.open(volume.id, _entry_of_volume(volume, self._fleet))
         teardown = Teardown(self._tp, account)
+        keeper = VolumeKeeper(self._tp, self._fleet, account, Sender(self._tp.limiter.max_in_flight))
         try:
             async with anyio.create_task_group() as tasks:
                 for cluster, _ in mine:
                     tasks.start_soon(teardown.take_down, cluster)
+            # After the clusters: a volume that is attached cannot be destroyed.
+            async with anyio.create_task_group() as tasks:
+                for volume in volumes:
+                    tasks.start_soon(keeper.take_down, volume)
         finally:
             account.close()
         return self._conclude(account, "could not be destroyed")
@@ -132,23 +151,35 @@ class FleetSession:
             TensorPoolError: The engine could not be asked.
         """
         mine = self._mine(await self._tp.clusters.list())
-        there = {cluster.name for cluster, _ in mine}
+        volumes = await self._volumes()
+        wanted = {member.name: member.group.name for member in self._fleet.members}
+        wanted |= {volume_name(self._fleet, volume): volume.name for volume in self._fleet.volumes}
+        there = {cluster.name for cluster, _ in mine} | {volume.name for volume in volumes}
         absent = [
-            MemberReport(name=member.name, group=member.group.name, state=MemberState.ABSENT)
-            for member in self._fleet.members
-            if member.name not in there
+            MemberReport(name=name, group=group, state=MemberState.ABSENT)
+            for name, group in wanted.items()
+            if name not in there
         ]
-        return FleetReport(
-            fleet=self._fleet.name,
-            members=self._in_order([*absent, *(_report_of(cluster, group) for cluster, group in mine)]),
-        )
+        found = [_report_of(cluster, group) for cluster, group in mine]
+        found += [_report_of_volume(volume, self._fleet) for volume in volumes]
+        return FleetReport(fleet=self._fleet.name, members=self._in_order([*absent, *found]))
 
     async def _survey(self) -> tuple[Sequence[Cluster], dict[Offer, float | None], Plan]:
-        if self._fleet.volumes:
-            raise ConfigurationError("volumes in a fleet are not supported yet; nothing was created")
         clusters = await self._tp.clusters.list()
         prices = await ask_prices(self._tp, self._fleet)
-        return clusters, prices, make_plan(self._fleet, clusters, prices)
+        plan = make_plan(self._fleet, clusters, prices)
+        if self._fleet.volumes:
+            volume_prices = await ask_volume_prices(self._tp, self._fleet)
+            volumes = plan_volumes(self._fleet, await self._volumes(), volume_prices)
+            plan = attrs.evolve(plan, members=(*plan.members, *volumes))
+        return clusters, prices, plan
+
+    async def _volumes(self) -> list[StorageVolume]:
+        """Return the volumes that belong to the fleet by their names; the engine is not asked where there are none."""
+        if not self._fleet.volumes:
+            return []
+        names = {volume_name(self._fleet, volume) for volume in self._fleet.volumes}
+        return [volume for volume in await self._tp.storage.list() if volume.name in names]
 
     def _mine(self, clusters: Iterable[Cluster]) -> list[tuple[Cluster, str]]:
         """Return the clusters that belong to the fleet by their names, with the names of their groups."""
@@ -163,7 +194,11 @@ class FleetSession:
     def _in_order(self, members: Iterable[MemberReport]) -> tuple[MemberReport, ...]:
         groups = [group.name for group in self._fleet.clusters]
 
+        volumes = [volume_name(self._fleet, volume) for volume in self._fleet.volumes]
+
         def place(member: MemberReport) -> tuple[int, int]:
+            if member.name in volumes:
+                return len(groups), volumes.index(member.name)
             return groups.index(member.group), int(member.name.rpartition("-")[2])
 
         return tuple(sorted(members, key=place))
@@ -192,6 +227,24 @@ def _entry_of(cluster: Cluster, group: str) -> Entry:
         instance_type=cluster.instance_type,
         ip=cluster.ip_address,
         hourly_rate=cluster.hourly_rate,
+    )
+
+
+def _entry_of_volume(volume: StorageVolume, fleet: Fleet) -> Entry:
+    group = (volume.name or "").removeprefix(f"{fleet.name}-")
+    size = None if volume.size_gb is None else f"{volume.size_gb} GB"
+    return Entry(volume.name or "", group, id=volume.id, instance_type=size, hourly_rate=volume.hourly_rate)
+
+
+def _report_of_volume(volume: StorageVolume, fleet: Fleet) -> MemberReport:
+    entry = _entry_of_volume(volume, fleet)
+    return MemberReport(
+        name=entry.name,
+        group=entry.group,
+        state="UNKNOWN" if volume.status is None else str(volume.status),
+        id=entry.id,
+        instance_type=entry.instance_type,
+        hourly_rate=entry.hourly_rate,
     )
 
 

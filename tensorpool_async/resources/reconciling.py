@@ -36,6 +36,10 @@ LOOKS = 6
 """How often a change that was lost is looked for: the lists of an engine may lag behind what it has done."""
 
 
+LONGEST_PAUSE = 2.0
+"""Seconds between two looks. Somebody waits, and each round is a handful of requests."""
+
+
 @attrs.frozen
 class Found:
     """A resource that has the name of one whose creation was lost.
@@ -179,7 +183,8 @@ class Reconciler:
         return False
 
     async def _pause(self, tries: int) -> None:
-        await asyncio.sleep(backoff(self._transport.retry, tries, self._transport.random.random()))
+        pause = backoff(self._transport.retry, tries, self._transport.random.random())
+        await asyncio.sleep(min(LONGEST_PAUSE, pause))
 
     @asynccontextmanager
     async def _turn(self, request: Request[Any]) -> AsyncGenerator[None]:

@@ -143,14 +143,17 @@ async def test_a_wrong_key_is_told_once(emulator: Emulator) -> None:
 async def test_status_tells_what_is_and_changes_nothing(slow: Emulator, slow_tp: TensorPool) -> None:
     fleet = Fleet("s", [ClusterGroup("t", "1xH100", count=3), ClusterGroup("u", "1xL40S")])
     first = await slow_tp.clusters.create("1xH100", name="s-t-1").result()
-    await slow_tp.clusters.create("1xH100", name="s-t-12")
+    operation = await slow_tp.clusters.create("1xH100", name="s-t-12")
     await slow_tp.clusters.create("1xH100", name="somebody-else")
     report = await slow_tp.fleet(fleet).status()
+    assert not operation.done()
+    coming = report.members[3].state
+    assert coming in {"PENDING", "PROVISIONING", "CONFIGURING"}
     assert [(member.name, member.state) for member in report.members] == [
         ("s-t-0", "ABSENT"),
         ("s-t-1", "RUNNING"),
         ("s-t-2", "ABSENT"),
-        ("s-t-12", "PENDING"),
+        ("s-t-12", coming),
         ("s-u-0", "ABSENT"),
     ]
     assert report.members[1].id == first.id

@@ -15,12 +15,13 @@ from tensorpool_async import (
     InsufficientBalance,
     OperationFailed,
     PollPolicy,
+    RetryPolicy,
     TensorPool,
     ValidationError,
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import FleetMemberChanged
-from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, VolumeGroup, provisioning
+from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, provisioning
 
 
 CREATE = "/cluster/create"
@@ -311,13 +312,12 @@ async def test_an_answer_that_was_lost_makes_no_second_cluster(
     assert len(emulator.record.clusters_made) == 3
 
 
-async def test_answers_that_are_always_lost_end_in_an_error(
-    emulator: Emulator, tp: TensorPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.01)
+async def test_answers_that_are_always_lost_end_in_an_error(emulator: Emulator) -> None:
     emulator.faults.add(Fault(FaultKind.DROP_BEFORE, path=CREATE, times=None))
-    with pytest.raises(FleetIncomplete) as caught:
-        await tp.fleet(fleet_of(1)).up()
+    retry = RetryPolicy(backoff=0.01, longest_backoff=0.01)
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=retry) as tp:
+        with pytest.raises(FleetIncomplete) as caught:
+            await tp.fleet(fleet_of(1)).up()
     assert "s-t-0" in str(caught.value.report.members[0].error)
 
 
@@ -329,14 +329,6 @@ async def test_two_runs_at_once_make_each_member_once(slow: Emulator, slow_tp: T
     assert [member.id for member in first.members] == [member.id for member in second.members]
     assert {member.id for member in first.members} == set(slow.record.living)
     assert slow.record.made_twice == []
-
-
-async def test_volumes_are_not_there_yet(emulator: Emulator, tp: TensorPool) -> None:
-    fleet = Fleet("s", [ClusterGroup("t", "1xH100")], [VolumeGroup("d", 5)])
-    for attempt in (tp.fleet(fleet).plan, tp.fleet(fleet).up):
-        with pytest.raises(ConfigurationError, match="volumes"):
-            await attempt()
-    assert emulator.record.requests == 0
 
 
 async def test_the_client_makes_the_session(emulator: Emulator, tp: TensorPool) -> None:
