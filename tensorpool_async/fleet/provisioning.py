@@ -34,7 +34,7 @@ from tensorpool_async.submissions import Submission
 MOST_SETBACKS = 4
 """How often a name may be taken until a member is given up."""
 SETBACK_DELAY = 1.0
-"""Seconds until it is tried again, where the engine shows nothing under the name."""
+"""Seconds until it is asked for again, where the engine shows nothing under the name."""
 
 
 @attrs.frozen
@@ -178,13 +178,17 @@ class _Ascent:
             await self._tp.clusters.edit(cluster_id, deletion_protection=False).result()
         await destroy_cluster(self._tp, Cluster(cluster_id))
 
-    async def _look_again(self, setback: TensorPoolError) -> None:
+    async def _look_again(self, setback: ConflictError) -> None:
+        """Look for what holds the name; where nothing shows it yet, or any more, a little later."""
         self._setbacks += 1
         if self._setbacks > MOST_SETBACKS:
             raise setback
-        self._found = by_name(await self._tp.clusters.list()).get(self._member.name, ())
-        if not self._found:
+        if not await self._look():
             await anyio.sleep(SETBACK_DELAY)
+
+    async def _look(self) -> bool:
+        self._found = by_name(await self._tp.clusters.list()).get(self._member.name, ())
+        return bool(self._found)
 
     def _choose(self) -> str:
         """Return the first preference that is left and that can be paid for.

@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from tensorpool_async import (
+    AmbiguousOutcomeError,
     AuthenticationError,
     BudgetExceeded,
     Cluster,
     ConfigurationError,
+    ConflictError,
     FleetError,
     InsufficientBalance,
     OperationFailed,
@@ -301,24 +303,58 @@ async def test_a_balance_that_does_not_suffice_is_no_lack_of_capacity(
     assert caught.value.report.members[0].tried == ("8xB200",)
 
 
+IMPATIENT = RetryPolicy(attempts=2, backoff=0.01, longest_backoff=0.02)
+
+
 @pytest.mark.parametrize("fault", [FaultKind.DROP_AFTER, FaultKind.DROP_BEFORE, FaultKind.CUT_JSON])
-async def test_an_answer_that_was_lost_makes_no_second_cluster(
-    fault: FaultKind, emulator: Emulator, tp: TensorPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.05)
+async def test_an_answer_that_was_lost_makes_no_second_cluster(fault: FaultKind, emulator: Emulator) -> None:
     emulator.faults.add(Fault(fault, path=CREATE, times=2))
-    report = await tp.fleet(fleet_of(3)).up()
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=IMPATIENT) as tp:
+        report = await tp.fleet(fleet_of(3)).up()
     assert {member.id for member in report.members} == set(emulator.record.living)
     assert len(emulator.record.clusters_made) == 3
 
 
+async def test_what_may_have_been_made_is_looked_for_by_its_name(emulator: Emulator) -> None:
+    # With a single attempt the client itself gives up at once, and says that it does not know.
+    emulator.faults.add(
+        Fault(FaultKind.DROP_AFTER, path=CREATE), Fault(FaultKind.NOT_FOUND, path="/cluster/info/*")
+    )
+    retry = RetryPolicy(attempts=1)
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=retry) as tp:
+        report = await tp.fleet(fleet_of(1)).up()
+    assert [member.id for member in report.members] == emulator.record.living
+
+
 async def test_answers_that_are_always_lost_end_in_an_error(emulator: Emulator) -> None:
     emulator.faults.add(Fault(FaultKind.DROP_BEFORE, path=CREATE, times=None))
-    retry = RetryPolicy(backoff=0.01, longest_backoff=0.01)
-    async with TensorPool(emulator.key, base_url=emulator.url, retry=retry) as tp:
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=IMPATIENT) as tp:
         with pytest.raises(FleetIncomplete) as caught:
             await tp.fleet(fleet_of(1)).up()
+    assert isinstance(caught.value.exceptions[0], AmbiguousOutcomeError)
     assert "s-t-0" in str(caught.value.report.members[0].error)
+
+
+async def test_a_name_that_is_refused_and_not_shown_is_asked_for_again(
+    emulator: Emulator, tp: TensorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.1)
+    await tp.clusters.create("1xH100", name="s-t-0")
+    emulator.faults.add(Fault(FaultKind.LIST_LAG, path="/cluster/list", times=2, seconds=10.0))
+    report = await tp.fleet(fleet_of(1)).up()
+    assert [member.id for member in report.members] == emulator.record.living
+    assert emulator.record.by_status[409] == 2
+
+
+async def test_a_name_that_is_refused_for_ever_is_given_up(
+    emulator: Emulator, tp: TensorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.01)
+    await tp.clusters.create("1xH100", name="s-t-0")
+    emulator.faults.add(Fault(FaultKind.LIST_LAG, path="/cluster/list", times=None, seconds=100.0))
+    with pytest.raises(FleetIncomplete) as caught:
+        await tp.fleet(fleet_of(1)).up()
+    assert isinstance(caught.value.exceptions[0], ConflictError)
 
 
 async def test_two_runs_at_once_make_each_member_once(slow: Emulator, slow_tp: TensorPool) -> None:
