@@ -77,3 +77,10 @@ def demo(session: nox.Session) -> None:
     """Provision docs/examples/fleet.toml against an emulator in the same process, then destroy it again."""
     install(session, extras="[cli]")
     session.run("tpa", "up", "docs/examples/fleet.toml", "--emulate", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Print the figures that the documentation gives; not part of the tests."""
+    install(session)
+    session.run("python", "-m", "tests.benchmarks.provisioning")
