@@ -149,7 +149,7 @@ class Operation(Generic[T]):
                 answer_of(response, method=request.method, path=request.path)
             except TensorPoolError as error:
                 raise error.bind(self) from None
-            self._progress.receive(response, 0.0)
+            self._progress.receive(response, 0.0, request)
         if self._machine.info is None:
             raise OperationError("the engine has not told anything about the operation").bind(self)
         return self._machine.info
@@ -215,12 +215,12 @@ class Progress:
         """Return what to ask next."""
         return self._machine.next_request()
 
-    def receive(self, response: Response, share: float) -> float | None:
-        """Take an answer; return the seconds until the next poll, or None at the end."""
+    def receive(self, response: Response, share: float, asked: Request[Any]) -> float | None:
+        """Take the answer to what was asked; return the seconds until the next poll, or None at the end."""
         if self.done():
             return None
         before = self._machine.info
-        delay = self._machine.receive(response, share)
+        delay = self._machine.receive(response, share, asked=asked)
         self._tell(before)
         if self.done():
             self._finish()

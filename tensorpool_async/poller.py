@@ -24,8 +24,8 @@ class Pollable(Protocol):
         """Return what to ask."""
         ...
 
-    def receive(self, response: Response, share: float) -> float | None:
-        """Take an answer; return the seconds until the next poll, or None at the end."""
+    def receive(self, response: Response, share: float, asked: Request[Any]) -> float | None:
+        """Take the answer to what was asked; return the seconds until the next poll, or None at the end."""
         ...
 
     def receive_failure(self, error: TensorPoolError, share: float) -> float | None:
@@ -125,8 +125,9 @@ class Poller:
     async def _poll(self, operation: Pollable) -> float | None:
         share = self._transport.random.random()
         try:
-            response = await self._transport.attempt(operation.next_request())
-            return operation.receive(response, share)
+            request = operation.next_request()
+            response = await self._transport.attempt(request)
+            return operation.receive(response, share, request)
         except TensorPoolError as error:
             return operation.receive_failure(error, share)
         except Exception as error:  # noqa: BLE001 - whoever waits must learn of a bug; the worker serves others too

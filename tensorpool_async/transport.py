@@ -42,7 +42,7 @@ from tensorpool_async.protocol.retries import (
     judge,
 )
 from tensorpool_async.protocol.retry_after import clock_offset
-from tensorpool_async.secrets import MaskedHeader, Secret
+from tensorpool_async.secrets import MASK, MaskedHeader, Secret
 from tensorpool_async.version import VERSION
 
 
@@ -316,6 +316,10 @@ class Transport:
                 body = await answer.read()
                 logger.debug("%s %s: %d", request.method, request.path, answer.status)
                 self._last_date, self._last_received_at = answer.headers.get("Date"), time.time()
+                if answer.status >= 400:
+                    body = body.replace(
+                        self._key.reveal().encode(), MASK.encode()
+                    )  # an engine may quote the key
                 return Response(answer.status, answer.headers, body, self._last_received_at)
         except (aiohttp.ClientError, OSError, _OnceOnly) as error:
             lost = connection_failed(error)

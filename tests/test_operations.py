@@ -10,6 +10,7 @@ import traceback
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tensorpool_async import (
     AuthenticationError,
@@ -273,6 +274,33 @@ async def test_a_refresh_that_fails_raises_and_does_no_harm(
         await op.refresh()
     assert caught.value.operation is op
     assert (await op).id == "c-1"
+
+
+async def test_a_refresh_that_comes_late_is_not_taken_for_the_result(
+    odd_tp: TensorPool, scripted: ScriptedEngine
+) -> None:
+    let_go = asyncio.Event()
+
+    async def late(_: object) -> Any:
+        await let_go.wait()
+        return web.json_response(request_info("PROCESSING", "stale"))
+
+    scripted.answer("POST /cluster/create", ACCEPTED, status=202, headers={"Retry-After": "0.2"})
+    scripted.handle("GET /request/info/r-1", late)
+    scripted.answer("GET /request/info/r-1", request_info("COMPLETED"))
+    reading = asyncio.Event()
+
+    async def result(_: object) -> Any:
+        let_go.set()
+        await reading.wait()
+        return web.json_response(RUNNING)
+
+    scripted.handle("GET /cluster/info/c-1", result)
+    op = await odd_tp.clusters.create("8xH100")
+    await op.refresh()
+    reading.set()
+    assert (await op).status is ClusterStatus.RUNNING
+    assert op.status is RequestStatus.COMPLETED
 
 
 async def test_updates_give_each_change_and_the_end(odd_tp: TensorPool, scripted: ScriptedEngine) -> None:

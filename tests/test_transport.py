@@ -446,6 +446,14 @@ def everything_about(error: BaseException) -> Iterator[str]:
         chain += [one.__cause__, one.__context__]
 
 
+async def test_a_key_that_the_engine_quotes_is_masked(scripted: ScriptedEngine) -> None:
+    scripted.answer("GET /cluster/info/c-1", {"error": "the key tp-quoted-123 is unknown"}, status=401)
+    async with TensorPool("tp-quoted-123", base_url=scripted.url) as tp:
+        with pytest.raises(AuthenticationError, match="is unknown") as caught:
+            await tp.clusters.get("c-1")
+    assert not [text for text in everything_about(caught.value) if "tp-quoted-123" in text]
+
+
 async def test_a_client_of_another_loop_is_refused(tp: TensorPool) -> None:
     await tp.clusters.list()
 
