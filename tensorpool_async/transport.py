@@ -207,7 +207,10 @@ class Transport:
         while True:
             try:
                 response = await self.attempt(request, exchange)
-                result = request.decode(answer_of(response, method=request.method, path=request.path))
+                answer = answer_of(
+                    response, method=request.method, path=request.path, any_body=request.any_body
+                )
+                result = request.decode(answer)
             except TensorPoolError as caught:
                 error = caught
             else:
@@ -280,7 +283,7 @@ class Transport:
 
     async def _after(self, error: TensorPoolError, request: Request[Any], tries: Tries) -> Tries:
         """Wait as long as the failure asks for, or raise what it means."""
-        verdict = judge(error, request.method, tries, self._retry)
+        verdict = judge(error, "GET" if request.safe else request.method, tries, self._retry)
         failure = classify(error)
         if verdict is Verdict.RAISE or (
             verdict is Verdict.RECONCILE and isinstance(error, AmbiguousOutcomeError)

@@ -250,3 +250,21 @@ async def test_what_cannot_be_read_is_a_decode_error(
         scripted.answer(f"GET {path}", answer)
         with pytest.raises(DecodeError):
             await read()
+
+
+async def test_health_is_asked_again_since_it_changes_nothing(
+    odd_tp: TensorPool, scripted: ScriptedEngine
+) -> None:
+    scripted.answer("POST /health", "down", status=502, times=2)
+    scripted.answer("POST /health", {"message": "hello"})
+    assert (await odd_tp.health()).message == "hello"
+    assert scripted.count("POST /health") == 3
+
+
+@pytest.mark.parametrize("body", ["OK", "", "<html>fine</html>", "[1]", '{"status": "ok"}'])
+async def test_an_engine_that_is_alive_may_say_so_in_any_form(
+    body: str, odd_tp: TensorPool, scripted: ScriptedEngine
+) -> None:
+    scripted.answer("GET /healthz", body)
+    assert (await odd_tp.alive()).message is None
+    assert scripted.count("GET /healthz") == 1

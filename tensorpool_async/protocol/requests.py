@@ -61,6 +61,8 @@ class Request(Generic[T]):
         query: The query, unquoted.
         json: The body, before it is encoded; None sends no body.
         lane: Where it queues.
+        safe: Whether it changes nothing although its method is POST, and so can be repeated like a GET.
+        any_body: Whether its answer may be something other than JSON, which then counts as an empty one.
         kind: The kind of operation that it begins, where it begins one.
         name: The name of the resource that it makes, where it makes one.
         when_gone: Makes what stands in for the answer of a repeated DELETE that finds nothing; without it that is
@@ -73,6 +75,8 @@ class Request(Generic[T]):
     query: Mapping[str, str] = attrs.field(factory=dict[str, str], kw_only=True)
     json: Any = attrs.field(default=None, kw_only=True)
     lane: Lane = attrs.field(default=Lane.READ, kw_only=True)
+    safe: bool = attrs.field(default=False, kw_only=True)
+    any_body: bool = attrs.field(default=False, kw_only=True)
     kind: OperationKind | None = attrs.field(default=None, kw_only=True)
     name: str | None = attrs.field(default=None, kw_only=True)
     when_gone: Callable[[], T] | None = attrs.field(default=None, kw_only=True)

@@ -81,7 +81,7 @@ class Answer:
         return message_of(self.body) or ""
 
 
-def answer_of(response: Response, *, method: str, path: str) -> Answer:
+def answer_of(response: Response, *, method: str, path: str, any_body: bool = False) -> Answer:
     """Read a response.
 
     Raises:
@@ -90,7 +90,13 @@ def answer_of(response: Response, *, method: str, path: str) -> Answer:
     """
     if not response.ok:
         raise error_of(response, method=method, path=path)
-    return Answer(response.status, _decode(response.body, path), response.retry_after)
+    try:
+        body = _decode(response.body, path)
+    except DecodeError:
+        if not any_body:
+            raise
+        body = None
+    return Answer(response.status, body, response.retry_after)
 
 
 def _decode(body: bytes, path: str) -> Any:

@@ -115,7 +115,7 @@ def health_request() -> Request[Health]:
         "python_compiler": platform.python_compiler(),
         "python_build": list(platform.python_build()),
     }
-    return Request("POST", path, as_model(Health, path), json=body)
+    return Request("POST", path, as_model(Health, path), json=body, safe=True)
 
 
 def alive_request() -> Request[Health]:
@@ -125,4 +125,4 @@ def alive_request() -> Request[Health]:
         body: object = answer.body
         return structure(cast("object", body), Health) if isinstance(body, dict) else Health()
 
-    return Request("GET", path_of("healthz"), decode)
+    return Request("GET", path_of("healthz"), decode, any_body=True)
