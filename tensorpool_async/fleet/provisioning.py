@@ -131,8 +131,7 @@ class _Ascent:
         except AmbiguousOutcomeError:
             # It was looked for and asked for again already. What the call dared not adopt, the fleet may: the name
             # makes it a member.
-            self._found = by_name(await self._tp.clusters.list()).get(self._member.name, ())
-            if not self._found:
+            if not await self._look():
                 raise
         except StatusError as error:
             if lacks_capacity(error):

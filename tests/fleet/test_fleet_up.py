@@ -24,6 +24,7 @@ from tensorpool_async import (
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, provisioning
+from tests.scripted import ScriptedEngine
 
 
 CREATE = "/cluster/create"
@@ -316,14 +317,18 @@ async def test_an_answer_that_was_lost_makes_no_second_cluster(fault: FaultKind,
 
 
 async def test_what_may_have_been_made_is_looked_for_by_its_name(emulator: Emulator) -> None:
-    # With a single attempt the client itself gives up at once, and says that it does not know.
+    # The answer is lost, and so is the look for what it made: the client says that it does not know.
     emulator.faults.add(
-        Fault(FaultKind.DROP_AFTER, path=CREATE), Fault(FaultKind.NOT_FOUND, path="/cluster/info/*")
+        Fault(FaultKind.DROP_AFTER, path=CREATE),
+        Fault(FaultKind.NOT_FOUND, path="/cluster/info/*"),
+        Fault(FaultKind.NOT_FOUND, path="/cluster/list", after=1),
     )
     retry = RetryPolicy(attempts=1)
     async with TensorPool(emulator.key, base_url=emulator.url, retry=retry) as tp:
         report = await tp.fleet(fleet_of(1)).up()
     assert [member.id for member in report.members] == emulator.record.living
+    assert report.members[0].tried == ("1xH100",)
+    assert emulator.record.by_route["GET /cluster/list"] == 3
 
 
 async def test_answers_that_are_always_lost_end_in_an_error(emulator: Emulator) -> None:
@@ -355,6 +360,38 @@ async def test_a_name_that_is_refused_for_ever_is_given_up(
     with pytest.raises(FleetIncomplete) as caught:
         await tp.fleet(fleet_of(1)).up()
     assert isinstance(caught.value.exceptions[0], ConflictError)
+
+
+async def test_a_creation_that_is_refused_for_lack_of_capacity_falls_back_too(
+    scripted: ScriptedEngine, odd_tp: TensorPool
+) -> None:
+    cluster = {"id": "c-1", "name": "s-t-0", "status": "RUNNING", "instance_type": "8xH200"}
+    scripted.answer("GET /cluster/list", {"clusters": []})
+    scripted.answer("GET /cluster/quote", status=404)
+    scripted.answer("POST /cluster/create", {"detail": "8xB200 is sold out"}, status=409)
+    scripted.answer(
+        "POST /cluster/create", {"cluster_id": "c-1", "message": "", "request_id": None}, status=202
+    )
+    scripted.answer("GET /cluster/info/c-1", {"cluster_info": cluster})
+    (member,) = (await odd_tp.fleet(fleet_of(1, "8xB200", "8xH200")).up()).members
+    assert (member.id, member.instance_type) == ("c-1", "8xH200")
+    assert member.tried == ("8xB200", "8xH200")
+    assert scripted.count("GET /cluster/list") == 1
+
+
+async def test_a_price_that_cannot_be_asked_for_is_told(scripted: ScriptedEngine, odd_tp: TensorPool) -> None:
+    scripted.answer("GET /cluster/list", {"clusters": []})
+    scripted.answer("GET /cluster/quote", {"error": "revoked"}, status=401)
+    with pytest.raises(AuthenticationError):
+        await odd_tp.fleet(fleet_of(1)).up()
+    assert scripted.count("POST /cluster/create") == 0
+
+
+async def test_a_price_that_is_no_number_is_none(scripted: ScriptedEngine, odd_tp: TensorPool) -> None:
+    scripted.answer("GET /cluster/list", {"clusters": []})
+    scripted.answer("GET /cluster/quote", {"hourly_rate": -1.0})
+    with pytest.raises(BudgetExceeded, match="no price"):
+        await odd_tp.fleet(fleet_of(1, limit=100.0)).up()
 
 
 async def test_two_runs_at_once_make_each_member_once(slow: Emulator, slow_tp: TensorPool) -> None:
