@@ -90,14 +90,14 @@ async def test_two_hundred_creates_of_one_gather_are_never_polled_early() -> Non
         assert tp.statistics().operations == 0
 
 
-async def test_two_hundred_creates_under_a_rate_limit_all_succeed_once() -> None:
+async def test_creates_under_a_rate_limit_all_succeed_once() -> None:
     async with (
-        Emulator(provision_seconds=1.0, retry_after=1.0, rate_limit=100.0) as emulator,
+        Emulator(provision_seconds=1.0, retry_after=1.0, rate_limit=30.0, rate_burst=5.0) as emulator,
         TensorPool(emulator.key, base_url=emulator.url) as tp,
     ):
-        clusters = await asyncio.gather(*(tp.clusters.create("8xH100").result() for _ in range(200)))
-        assert len({cluster.id for cluster in clusters}) == 200
-        assert len(emulator.record.clusters_made) == 200
+        clusters = await asyncio.gather(*(tp.clusters.create("8xH100").result() for _ in range(60)))
+        assert len({cluster.id for cluster in clusters}) == 60
+        assert len(emulator.record.clusters_made) == 60
         assert emulator.record.by_status[429] > 0, "the limit was never met, so the test shows nothing"
         assert emulator.record.early_polls == 0
 

@@ -27,6 +27,7 @@ from tensorpool_async import (
     InsufficientBalance,
     NotFound,
     PermissionDenied,
+    PollPolicy,
     RateLimited,
     RateLimiter,
     RequestTimeout,
@@ -284,9 +285,10 @@ async def test_a_limit_that_never_ends_is_raised_in_the_end(method: str, scripte
 
 async def test_slots_bound_the_requests_in_flight_and_are_not_held_while_sleeping() -> None:
     limiter = RateLimiter(max_in_flight=7)
+    polling = PollPolicy(initial=0.01)
     async with (
-        Emulator(provision_seconds=0.3, retry_after=0.1) as emulator,
-        TensorPool(emulator.key, base_url=emulator.url, limiter=limiter) as tp,
+        Emulator(provision_seconds=600.0, retry_after=60.0) as emulator,
+        TensorPool(emulator.key, base_url=emulator.url, limiter=limiter, polling=polling) as tp,
     ):
         most = 0
 
@@ -297,12 +299,12 @@ async def test_slots_bound_the_requests_in_flight_and_are_not_held_while_sleepin
                 await asyncio.sleep(0)
 
         watching = asyncio.create_task(watch())
-        ops = await asyncio.gather(*(tp.clusters.create("8xH100") for _ in range(60)))
-        while limiter.statistics().in_flight:
+        await asyncio.gather(*(tp.clusters.create("8xH100") for _ in range(60)))
+        while tp.statistics().polls < 60 or limiter.statistics().in_flight:
             await asyncio.sleep(0.001)
-        assert tp.statistics().operations == 60, "all of them sleep between polls"
-        await asyncio.gather(*ops)
         watching.cancel()
+        assert tp.statistics().operations == 60, "all of them sleep until their next poll"
+        assert limiter.statistics().waiting == (0, 0, 0)
         assert most == 7
         assert emulator.record.max_in_flight <= 7
 
