@@ -115,7 +115,8 @@ class TensorPool:
             retry: How often and how soon requests are sent again.
             polling: How often operations are polled.
             timeouts: How long one HTTP attempt may go without progress, in seconds.
-            session: A session to use; it is not closed.
+            session: A session to use; it is not closed. Middlewares of its own are not used: there is one layer of
+                retries, and a middleware would be another.
             ssl: A TLS context, a fingerprint, or False to verify nothing.
             proxy: The address of an HTTP proxy.
             trust_env: Whether proxies are taken from the environment, if none is given.
@@ -226,9 +227,13 @@ class TensorPool:
 
     async def aclose(self) -> None:
         """Stop polling and close the session. Operations go on at the engine; who waits for one is told so."""
-        await self._poller.aclose()
-        await self._transport.aclose()
-        await self._events.aclose()
+        try:
+            await self._poller.aclose()
+        finally:  # also where the caller is cancelled: no session stays open
+            try:
+                await self._transport.aclose()
+            finally:
+                await self._events.aclose()
 
     async def __aenter__(self) -> Self:
         return self

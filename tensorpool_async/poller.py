@@ -74,11 +74,13 @@ class Poller:
         workers = list(self._workers)
         for worker in workers:
             worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-        self._heap.clear()
-        self._due.clear()
-        while self._followed:
-            self._followed.pop().end(_closed())
+        try:
+            await asyncio.gather(*workers, return_exceptions=True)
+        finally:
+            self._heap.clear()
+            self._due.clear()
+            while self._followed:
+                self._followed.pop().end(_closed())
 
     def _schedule(self, operation: Pollable, delay: float) -> None:
         loop = asyncio.get_running_loop()

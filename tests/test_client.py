@@ -16,6 +16,7 @@ from tensorpool_async import (
     ConfigurationError,
     ConnectionFailed,
     FleetFileError,
+    OperationError,
     RateLimiter,
     Secret,
     TensorPool,
@@ -98,6 +99,25 @@ async def test_a_limiter_can_be_shared(emulator: Emulator) -> None:
         assert two.statistics().requests == 10
         assert limiter.statistics().granted == 20
     assert emulator.record.max_in_flight <= 2
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_closing_that_is_cancelled_leaves_nothing_open(steps: int, emulator: Emulator) -> None:
+    tp = TensorPool(emulator.key, base_url=emulator.url)
+    op = await tp.clusters.create("8xH100")
+    waiting = asyncio.create_task(op.result())
+    await asyncio.sleep(0.02)
+    closing = asyncio.create_task(tp.aclose())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    if steps == 0:
+        await tp.aclose()  # it had not begun
+    with pytest.raises(OperationError, match="closed"):
+        await asyncio.wait_for(waiting, 5)
+    assert tp.closed
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("tensorpool")]
 
 
 async def test_a_closed_client_says_so(emulator: Emulator) -> None:
