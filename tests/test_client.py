@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -22,6 +23,7 @@ from tensorpool_async import (
     TensorPool,
 )
 from tensorpool_async.emulator import Emulator
+from tests.scripted import ScriptedEngine
 
 
 async def test_a_client_sends_nothing_until_it_is_used(emulator: Emulator) -> None:
@@ -101,23 +103,28 @@ async def test_a_limiter_can_be_shared(emulator: Emulator) -> None:
     assert emulator.record.max_in_flight <= 2
 
 
-@pytest.mark.parametrize("steps", range(6))
-async def test_closing_that_is_cancelled_leaves_nothing_open(steps: int, emulator: Emulator) -> None:
-    tp = TensorPool(emulator.key, base_url=emulator.url)
-    op = await tp.clusters.create("8xH100")
-    waiting = asyncio.create_task(op.result())
-    await asyncio.sleep(0.02)
+@pytest.mark.parametrize("steps", range(1, 6))
+async def test_closing_that_is_cancelled_leaves_nothing_open(steps: int, scripted: ScriptedEngine) -> None:
+    hang = asyncio.Event()
+
+    async def stall(_: object) -> Any:
+        await hang.wait()
+
+    scripted.handle("GET /request/info/r-1", stall)
+    tp = TensorPool("key", base_url=scripted.url)
+    waiting = asyncio.create_task(tp.operation("r-1").result())
+    while not scripted.count("GET /request/info/r-1"):
+        await asyncio.sleep(0.001)
     closing = asyncio.create_task(tp.aclose())
     for _ in range(steps):
         await asyncio.sleep(0)
     closing.cancel()
     await asyncio.gather(closing, return_exceptions=True)
-    if steps == 0:
-        await tp.aclose()  # it had not begun
     with pytest.raises(OperationError, match="closed"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 2)
     assert tp.closed
-    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("tensorpool")]
+    assert tp.statistics().limiter.in_flight == 0
+    hang.set()
 
 
 async def test_a_closed_client_says_so(emulator: Emulator) -> None:
