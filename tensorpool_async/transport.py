@@ -235,6 +235,8 @@ class Transport:
         retry_after: float | None = None
         ok = False
         try:
+            if request.leaving is not None:
+                request.leaving()
             response = await (exchange or self._exchange)(session, request)
             ok = response.ok
             retry_after = self._pause_of(response)

@@ -10,7 +10,7 @@ import ssl
 import time
 import traceback
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -32,6 +32,7 @@ from tensorpool_async import (
     RateLimiter,
     RequestTimeout,
     RetryPolicy,
+    Secret,
     ServerError,
     StatusError,
     TensorPool,
@@ -41,6 +42,8 @@ from tensorpool_async import (
     WrongEventLoopError,
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
+from tensorpool_async.protocol.requests import Lane, Request
+from tensorpool_async.transport import Transport
 from tests.scripted import ScriptedEngine, drop
 
 
@@ -484,3 +487,58 @@ async def test_a_request_that_is_cancelled_gives_its_slot_back(when: float, scri
         assert tp.statistics().limiter.in_flight == 0
         assert (await asyncio.wait_for(tp.clusters.get("c-2"), 5)).id == "c-1"
     gate.set()
+
+
+@asynccontextmanager
+async def open_transport(url: str, limiter: RateLimiter) -> AsyncGenerator[Transport]:
+    transport = Transport(
+        key=Secret(KEY),
+        base_url=url,
+        limiter=limiter,
+        retry=QUICK,
+        timeouts=Timeouts(),
+        session=None,
+        ssl=True,
+        proxy=None,
+        trust_env=False,
+    )
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+
+
+async def test_a_request_tells_when_it_leaves_at_each_attempt_with_a_slot_in_hand(
+    scripted: ScriptedEngine,
+) -> None:
+    scripted.answer("POST /cluster/create", "busy", status=503, headers={"Retry-After": "0"})
+    scripted.answer("POST /cluster/create", {"message": "ok"})
+    limiter = RateLimiter(1)
+    told: list[tuple[int, int]] = []
+    async with open_transport(scripted.url, limiter) as transport:
+        request = Request[Any](
+            "POST",
+            "/cluster/create",
+            lane=Lane.CHANGE,
+            leaving=lambda: told.append((limiter.statistics().in_flight, len(scripted.seen))),
+        )
+        async with limiter.slot():
+            sending = asyncio.create_task(transport.send(request))
+            await asyncio.sleep(0.02)
+            assert told == []  # it still queues
+        assert await sending == {"message": "ok"}
+    assert told == [(1, 0), (1, 1)]
+
+
+async def test_what_fails_while_a_request_leaves_keeps_it_from_being_sent_and_holds_no_slot(
+    scripted: ScriptedEngine,
+) -> None:
+    def fail() -> None:
+        raise OSError("the disk is full")
+
+    limiter = RateLimiter()
+    async with open_transport(scripted.url, limiter) as transport:
+        with pytest.raises(OSError, match="the disk is full"):
+            await transport.attempt(Request[Any]("POST", "/cluster/create", leaving=fail))
+        assert limiter.statistics().in_flight == 0
+    assert scripted.seen == []

@@ -67,6 +67,8 @@ class Request(Generic[T]):
         name: The name of the resource that it makes, where it makes one.
         when_gone: Makes what stands in for the answer of a repeated DELETE that finds nothing; without it that is
             `NotFound`.
+        leaving: Called at each attempt, once it holds a slot and right before it goes on the wire: what is kept of a
+            request before it is sent is kept here, and not while it queues. If it raises, nothing is sent.
     """
 
     method: str
@@ -80,3 +82,4 @@ class Request(Generic[T]):
     kind: OperationKind | None = attrs.field(default=None, kw_only=True)
     name: str | None = attrs.field(default=None, kw_only=True)
     when_gone: Callable[[], T] | None = attrs.field(default=None, kw_only=True)
+    leaving: Callable[[], object] | None = attrs.field(default=None, kw_only=True)
