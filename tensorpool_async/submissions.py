@@ -134,6 +134,12 @@ class Submitter:
         operation.start(machine.first_delay(accepted.retry_after, self.transport.random.random()))
         return operation
 
+    def follow(self, ticket: Ticket) -> Operation[Any]:
+        """Make an operation that was begun before, here or elsewhere, and have it polled at once."""
+        operation = self.resume(ticket)
+        operation.start(0.0)
+        return operation
+
     def resume(self, ticket: Ticket) -> Operation[Any]:
-        """Make an operation that was begun before, here or elsewhere."""
+        """Make an operation that was begun before, here or elsewhere; it is polled once it is awaited."""
         return Operation(OperationMachine(ticket, self._polling), self.transport, self._poller)

@@ -20,8 +20,6 @@ from tensorpool_async.errors import (
 from tensorpool_async.fleet.account import Account
 from tensorpool_async.fleet.budget import Budget
 from tensorpool_async.fleet.definition import Member
-from tensorpool_async.fleet.destroying import destroy_cluster
-from tensorpool_async.fleet.following import claim_of, release_of
 from tensorpool_async.fleet.plan import Action, PlannedMember, Prices, by_name, decide, rate_of
 from tensorpool_async.fleet.refusals import lacks_capacity
 from tensorpool_async.fleet.report import MemberState
@@ -91,11 +89,11 @@ class _Ascent:
                 return await self._join(cluster, step.hourly_rate)
             case Action.REPLACE, Cluster() as cluster:
                 self._clearing(f"destroying {cluster.id}, which failed")
-                await destroy_cluster(self._tp, cluster)
+                await self._tp.clusters.lifecycle.destroy(cluster)
                 self._found = ()
             case Action.AWAIT_DESTROY, Cluster() as cluster:
                 self._clearing(f"waiting until {cluster.id} is destroyed")
-                await (await release_of(self._tp, cluster.id))
+                await (await self._tp.clusters.lifecycle.destruction_of(cluster.id))
                 self._found = ()
             case Action.CONFLICT, _:
                 raise ConfigurationError(step.problem)
@@ -117,7 +115,7 @@ class _Ascent:
             instance_type=instance_type,
             hourly_rate=rate,
         )
-        operation = await claim_of(self._tp, cluster.id)
+        operation = await self._tp.clusters.lifecycle.creation_of(cluster.id)
         self._account.follow(self._member.name, operation)
         return await self._wait(operation, instance_type)
 
@@ -175,7 +173,7 @@ class _Ascent:
             return
         if self._member.group.deletion_protection:
             await self._tp.clusters.edit(cluster_id, deletion_protection=False).result()
-        await destroy_cluster(self._tp, Cluster(cluster_id))
+        await self._tp.clusters.lifecycle.destroy(Cluster(cluster_id))
 
     async def _look_again(self, setback: ConflictError) -> None:
         """Look for what holds the name; where nothing shows it yet, or any more, a little later."""

@@ -6,9 +6,9 @@ import attrs
 
 from tensorpool_async.client import TensorPool
 from tensorpool_async.fleet.account import Account
-from tensorpool_async.fleet.destroying import COMING, destroy_cluster
 from tensorpool_async.fleet.report import MemberState
 from tensorpool_async.models import Cluster
+from tensorpool_async.resources.lifecycle import COMING
 
 
 @attrs.frozen
@@ -23,7 +23,7 @@ class Teardown:
         message = "waiting for the end of its creation" if cluster.status in COMING else ""
         self.account.begins_to_go(cluster.id, message)
         try:
-            await destroy_cluster(self.tp, cluster)
+            await self.tp.clusters.lifecycle.destroy(cluster)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
             self.account.fails(cluster.id, error)
         else:

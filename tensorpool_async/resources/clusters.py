@@ -16,6 +16,7 @@ from tensorpool_async.protocol.public_keys import checked_public_key
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.resources.lifecycle import Lifecycle
 from tensorpool_async.resources.reconciling import Found, Reconciler
 from tensorpool_async.submissions import Accepted, Submission, Submitter
 from tensorpool_async.transport import Transport
@@ -51,12 +52,16 @@ class Clusters:
     """Clusters of GPUs, as `tp.clusters`.
 
     Wherever a cluster is asked for, its id or the model itself will do.
+
+    Attributes:
+        lifecycle: Creations that others began, and ends of what is in the middle of something.
     """
 
     def __init__(self, transport: Transport, submitter: Submitter, reconciler: Reconciler) -> None:
         self._transport = transport
         self._submitter = submitter
         self._reconciler = reconciler
+        self.lifecycle = Lifecycle(self, submitter)
 
     def create(
         self,
