@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "websocket": {"transport", "protocol", "secrets", "errors"},
     "events": set(),
     "processes": {"events"},
+    "cleanup": set(),
     "resources": {
         "resources",
         "submissions",
@@ -35,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "transport",
         "websocket",
         "processes",
+        "cleanup",
         "events",
         "protocol",
         "models",
