@@ -12,6 +12,7 @@ import attrs
 from tensorpool_async.errors import WrongEventLoopError
 from tensorpool_async.protocol.lanes import LaneOrder
 from tensorpool_async.protocol.pace import Pace
+from tensorpool_async.protocol.rate_limits import Limits
 from tensorpool_async.protocol.requests import Lane
 
 
@@ -115,14 +116,23 @@ class RateLimiter:
                 self.release(turn.result())  # the grant came in the same moment, and is passed on
             raise
 
-    def release(self, granted_at: float, *, retry_after: float | None = None, ok: bool = False) -> None:
+    def release(
+        self,
+        granted_at: float,
+        *,
+        retry_after: float | None = None,
+        ok: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
         """Give a slot back, and say how it went.
 
         Args:
             granted_at: What `acquire` returned.
             retry_after: Seconds that the engine asked everybody to wait, where it did.
             ok: Whether the engine let the request through.
+            limits: What the answer's RateLimit headers say, where it has some; see `limits_of`.
         """
+        del limits
         self._in_flight -= 1
         if retry_after is not None:
             self._rate_limited += 1
