@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "operations": {"poller", "transport", "protocol", "models", "errors"},
     "submissions": {"operations", "poller", "transport", "protocol", "models", "errors"},
     "websocket": {"transport", "protocol", "secrets", "errors"},
+    "journal": {"journal", "models", "protocol", "errors"},
     "events": set(),
     "processes": {"events"},
     "cleanup": set(),
