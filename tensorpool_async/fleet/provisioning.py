@@ -20,6 +20,7 @@ from tensorpool_async.errors import (
 from tensorpool_async.fleet.account import Account
 from tensorpool_async.fleet.budget import Budget
 from tensorpool_async.fleet.definition import Member
+from tensorpool_async.fleet.ledger import Ledger, Record
 from tensorpool_async.fleet.plan import Action, PlannedMember, Prices, by_name, decide, rate_of
 from tensorpool_async.fleet.refusals import lacks_capacity
 from tensorpool_async.fleet.report import MemberState
@@ -37,13 +38,20 @@ SETBACK_DELAY = 1.0
 
 @attrs.frozen
 class Provisioner:
-    """What the members of a fleet share on their way up."""
+    """What the members of a fleet share on their way up.
+
+    Attributes:
+        ledger: Where it is taken down what was made.
+        running: The clusters that run, by the names of their members.
+    """
 
     tp: TensorPool
     account: Account
     budget: Budget
     prices: Prices
     sender: Sender
+    ledger: Ledger
+    running: dict[str, Cluster] = attrs.field(factory=dict[str, Cluster], init=False)
 
     async def bring_up(self, member: Member, found: Sequence[Cluster]) -> None:
         """Bring one member up, and take down what became of it; its failure is no failure of the others.
@@ -57,6 +65,7 @@ class Provisioner:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
             self.account.fails(member.name, error)
         else:
+            self.running[member.name] = cluster
             self.account.runs(member.name, cluster, rate_of(cluster, self.prices))
 
 
@@ -67,6 +76,7 @@ class _Ascent:
         self._shared = shared
         self._tp = shared.tp
         self._account = shared.account
+        self._record: Record = shared.ledger[member.name]
         self._member = member
         self._found = found
         self._lacking: dict[str, str] = {}
@@ -90,6 +100,7 @@ class _Ascent:
             case Action.REPLACE, Cluster() as cluster:
                 self._clearing(f"destroying {cluster.id}, which failed")
                 await self._tp.clusters.lifecycle.destroy(cluster)
+                self._record.made.pop(cluster.id, None)
                 self._found = ()
             case Action.AWAIT_DESTROY, Cluster() as cluster:
                 self._clearing(f"waiting until {cluster.id} is destroyed")
@@ -121,9 +132,11 @@ class _Ascent:
 
     async def _create(self) -> Cluster | None:
         instance_type = self._choose()
+        self._record.asked = (instance_type, self._member.group.num_nodes)
         try:
             operation = await self._shared.sender.send(
                 lambda: self._submission(instance_type),
+                self._record,
                 lambda operation: self._account.follow(self._member.name, operation),
             )
         except AmbiguousOutcomeError:
@@ -131,6 +144,7 @@ class _Ascent:
             # makes it a member.
             if not await self._look():
                 raise
+            self._record.finds(self._found)
         except StatusError as error:
             if lacks_capacity(error):
                 self._lacking[instance_type.casefold()] = error.message
@@ -174,6 +188,7 @@ class _Ascent:
         if self._member.group.deletion_protection:
             await self._tp.clusters.edit(cluster_id, deletion_protection=False).result()
         await self._tp.clusters.lifecycle.destroy(Cluster(cluster_id))
+        self._record.made.pop(cluster_id, None)
 
     async def _look_again(self, setback: ConflictError) -> None:
         """Look for what holds the name; where nothing shows it yet, or any more, a little later."""

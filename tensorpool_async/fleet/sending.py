@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-import anyio
-
+from tensorpool_async.cleanup import wait_out
+from tensorpool_async.errors import AmbiguousOutcomeError, TensorPoolError
+from tensorpool_async.fleet.ledger import Record
 from tensorpool_async.operations import Operation
 from tensorpool_async.submissions import Submission
 
@@ -22,46 +23,68 @@ class Sender:
     """Sends submissions, so many at a time.
 
     Those that wait for their turn are dropped when the caller is cancelled. The others are under way, and a cluster
-    whose answer nobody reads is a cluster that nobody knows: their answers are still waited for, shortly.
+    whose answer nobody reads is a cluster that nobody knows: their answers are still waited for, shortly, or handed over
+    to somebody with more time.
     """
 
-    def __init__(self, max_in_flight: int) -> None:
+    def __init__(self, max_in_flight: int, *, hands_over: bool = False) -> None:
+        """Make one.
+
+        Args:
+            max_in_flight: How many submissions may be on their way at a time.
+            hands_over: Leave what is on its way in the record, as `sending`, when the caller is cancelled.
+        """
         self._turns = asyncio.Semaphore(max_in_flight)
+        self._hands_over = hands_over
 
     async def send(
-        self, make: Callable[[], Submission[T]], learn: Callable[[Operation[T]], object]
+        self, make: Callable[[], Submission[T]], record: Record, learn: Callable[[Operation[T]], object]
     ) -> Operation[T]:
         """Send a submission and return its operation.
 
         Args:
             make: Makes the submission, when its turn has come.
-            learn: Is told of the operation, also where the caller was cancelled meanwhile.
+            record: Where what it makes is taken down, also where the caller was cancelled meanwhile.
+            learn: Is told of the operation, in the same way.
 
         Raises:
             TensorPoolError: As the submission does.
         """
         async with self._turns:
-            sending = asyncio.ensure_future(_send(make()))
+            sending = asyncio.ensure_future(_send(make, record, learn))
             try:
-                operation = await asyncio.shield(sending)
+                return await asyncio.shield(sending)
             except asyncio.CancelledError:
-                with anyio.CancelScope(shield=True):
-                    await _wait_for_answer(sending, learn)
+                if not record.unclear and not sending.done():
+                    sending.cancel()  # it has not begun
+                elif self._hands_over:
+                    record.sending = sending
+                else:
+                    await wait_out(asyncio.ensure_future(_wait_for_answer(sending)))
                 raise
-        learn(operation)
-        return operation
 
 
-async def _send(submission: Submission[T]) -> Operation[T]:
-    return await submission
+async def _send(
+    make: Callable[[], Submission[T]], record: Record, learn: Callable[[Operation[T]], object]
+) -> Operation[T]:
+    submission = make()
+    record.unclear = True
+    try:
+        operation = await submission
+    except AmbiguousOutcomeError:
+        raise
+    except TensorPoolError:
+        record.unclear = False
+        raise
+    record.adds(operation)
+    learn(operation)
+    return operation
 
 
-async def _wait_for_answer(
-    sending: asyncio.Future[Operation[T]], learn: Callable[[Operation[T]], object]
-) -> None:
+async def _wait_for_answer(sending: asyncio.Future[Operation[T]]) -> None:
     await asyncio.wait([sending], timeout=GRACE)
     if not sending.done():
         sending.cancel()
         await asyncio.wait([sending])
-    if not sending.cancelled() and sending.exception() is None:
-        learn(sending.result())
+    if not sending.cancelled():
+        sending.exception()  # an answer that nobody asks for any more may be an error

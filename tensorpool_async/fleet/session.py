@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import anyio
-import attrs
 
 from tensorpool_async.client import TensorPool
 from tensorpool_async.fleet.account import Account, Entry, Listener
-from tensorpool_async.fleet.budget import Budget
+from tensorpool_async.fleet.climb import Climb
 from tensorpool_async.fleet.definition import Fleet
-from tensorpool_async.fleet.plan import Offer, Plan, PlannedMember, by_name, check_budget, make_plan
-from tensorpool_async.fleet.prices import ask_prices
-from tensorpool_async.fleet.provisioning import Provisioner
+from tensorpool_async.fleet.ledger import Ledger
+from tensorpool_async.fleet.plan import Plan, by_name, check_budget
 from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
 from tensorpool_async.fleet.sending import Sender
+from tensorpool_async.fleet.survey import make_survey
 from tensorpool_async.fleet.teardown import Teardown
-from tensorpool_async.fleet.volumes import VolumeKeeper, ask_volume_prices, plan_volumes, volume_name
+from tensorpool_async.fleet.volumes import VolumeKeeper, volume_name, volumes_of
 from tensorpool_async.models import Cluster, StorageVolume
 
 
@@ -50,8 +49,7 @@ class FleetSession:
             ConfigurationError: The engine does not rent out what the fleet asks for.
             TensorPoolError: The engine could not be asked.
         """
-        _, _, plan = await self._survey()
-        return plan
+        return (await make_survey(self._tp, self._fleet)).plan
 
     async def up(self, *, on_event: Listener | None = None) -> FleetReport:
         """Make the fleet as it should be: create what is missing, join what is on its way, leave what runs.
@@ -76,28 +74,12 @@ class FleetSession:
             TensorPoolError: The engine could not be asked. Nothing was created.
         """
         account = Account(self._fleet.name, self._tp, on_event)
-        clusters, prices, plan = await self._survey()
-        check_budget(plan)
-        rates = {entry.name: entry.hourly_rate for entry in plan.members}
-        rates |= {f"{entry.name} {index}": entry.hourly_rate for index, entry in enumerate(plan.surplus)}
-        budget = Budget.of(plan.max_hourly_cost, rates)
-        sender = Sender(self._tp.limiter.max_in_flight)
-        provisioner = Provisioner(self._tp, account, budget, prices, sender)
-        keeper = VolumeKeeper(self._tp, self._fleet, account, sender)
-        steps = {entry.name: entry for entry in plan.members}
-        named = by_name(clusters)
+        survey = await make_survey(self._tp, self._fleet)
+        check_budget(survey.plan)
+        climb = Climb(self._tp, self._fleet, account, survey)
         self._account = account
-        for entry in plan.members:
-            account.open(entry.name, _entry_of_plan(entry))
         try:
-            async with anyio.create_task_group() as tasks:
-                for member in self._fleet.members:
-                    tasks.start_soon(provisioner.bring_up, member, named.get(member.name, ()))
-                for volume in self._fleet.volumes:
-                    tasks.start_soon(keeper.bring_up, steps[volume_name(self._fleet, volume)], volume)
-            async with anyio.create_task_group() as tasks:
-                for volume in self._fleet.volumes:
-                    tasks.start_soon(keeper.attach, volume)
+            await climb.run()
         finally:
             account.close()
         return self._conclude(account, "could not be brought up")
@@ -124,11 +106,13 @@ class FleetSession:
         self._account = account
         for cluster, group in mine:
             account.open(cluster.id, _entry_of(cluster, group))
-        volumes = await self._volumes()
+        volumes = await volumes_of(self._tp, self._fleet)
         for volume in volumes:
             account.open(volume.id, _entry_of_volume(volume, self._fleet))
         teardown = Teardown(self._tp, account)
-        keeper = VolumeKeeper(self._tp, self._fleet, account, Sender(self._tp.limiter.max_in_flight))
+        keeper = VolumeKeeper(
+            self._tp, self._fleet, account, Sender(self._tp.limiter.max_in_flight), Ledger()
+        )
         try:
             async with anyio.create_task_group() as tasks:
                 for cluster, _ in mine:
@@ -151,7 +135,7 @@ class FleetSession:
             TensorPoolError: The engine could not be asked.
         """
         mine = self._mine(await self._tp.clusters.list())
-        volumes = await self._volumes()
+        volumes = await volumes_of(self._tp, self._fleet)
         wanted = {member.name: member.group.name for member in self._fleet.members}
         wanted |= {volume_name(self._fleet, volume): volume.name for volume in self._fleet.volumes}
         there = {cluster.name for cluster, _ in mine} | {volume.name for volume in volumes}
@@ -163,23 +147,6 @@ class FleetSession:
         found = [_report_of(cluster, group) for cluster, group in mine]
         found += [_report_of_volume(volume, self._fleet) for volume in volumes]
         return FleetReport(fleet=self._fleet.name, members=self._in_order([*absent, *found]))
-
-    async def _survey(self) -> tuple[Sequence[Cluster], dict[Offer, float | None], Plan]:
-        clusters = await self._tp.clusters.list()
-        prices = await ask_prices(self._tp, self._fleet)
-        plan = make_plan(self._fleet, clusters, prices)
-        if self._fleet.volumes:
-            volume_prices = await ask_volume_prices(self._tp, self._fleet)
-            volumes = plan_volumes(self._fleet, await self._volumes(), volume_prices)
-            plan = attrs.evolve(plan, members=(*plan.members, *volumes))
-        return clusters, prices, plan
-
-    async def _volumes(self) -> list[StorageVolume]:
-        """Return the volumes that belong to the fleet by their names; the engine is not asked where there are none."""
-        if not self._fleet.volumes:
-            return []
-        names = {volume_name(self._fleet, volume) for volume in self._fleet.volumes}
-        return [volume for volume in await self._tp.storage.list() if volume.name in names]
 
     def _mine(self, clusters: Iterable[Cluster]) -> list[tuple[Cluster, str]]:
         """Return the clusters that belong to the fleet by their names, with the names of their groups."""
@@ -213,10 +180,6 @@ class FleetSession:
                 report=report,
             )
         return report
-
-
-def _entry_of_plan(entry: PlannedMember) -> Entry:
-    return Entry(entry.name, entry.group, instance_type=entry.instance_type, hourly_rate=entry.hourly_rate)
 
 
 def _entry_of(cluster: Cluster, group: str) -> Entry:

@@ -12,6 +12,7 @@ from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import ConfigurationError, NotFound, TensorPoolError
 from tensorpool_async.fleet.account import Account
 from tensorpool_async.fleet.definition import Fleet, VolumeGroup
+from tensorpool_async.fleet.ledger import Ledger
 from tensorpool_async.fleet.plan import Action, PlannedMember
 from tensorpool_async.fleet.refusals import names_no_price
 from tensorpool_async.fleet.report import MemberState
@@ -65,6 +66,18 @@ def _decide(
     return PlannedMember(name, wanted.name, action, size, None, rate, None, problem, volume)
 
 
+async def volumes_of(tp: TensorPool, fleet: Fleet) -> list[StorageVolume]:
+    """Return the volumes that belong to a fleet by their names; the engine is not asked where there are none.
+
+    Raises:
+        TensorPoolError: The engine could not be asked.
+    """
+    if not fleet.volumes:
+        return []
+    names = {volume_name(fleet, volume) for volume in fleet.volumes}
+    return [volume for volume in await tp.storage.list() if volume.name in names]
+
+
 async def ask_volume_prices(tp: TensorPool, fleet: Fleet) -> dict[int, float | None]:
     """Return the price of every size that the fleet has, in USD per hour; None where the engine names none.
 
@@ -84,12 +97,19 @@ async def ask_volume_prices(tp: TensorPool, fleet: Fleet) -> dict[int, float | N
 
 @attrs.frozen
 class VolumeKeeper:
-    """What the volumes of a fleet share on their way up and down."""
+    """What the volumes of a fleet share on their way up and down.
+
+    Attributes:
+        ledger: Where it is taken down what was made.
+        ready: The volumes that are ready, by the names that they have at the engine.
+    """
 
     tp: TensorPool
     fleet: Fleet
     account: Account
     sender: Sender
+    ledger: Ledger
+    ready: dict[str, StorageVolume] = attrs.field(factory=dict[str, StorageVolume], init=False)
     _restarting: defaultdict[str, anyio.Lock] = attrs.field(
         factory=lambda: defaultdict[str, anyio.Lock](anyio.Lock), init=False
     )
@@ -101,6 +121,7 @@ class VolumeKeeper:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
             self.account.fails(step.name, error)
         else:
+            self.ready[step.name] = ready
             self.account.change(step.name, MemberState.RUNNING, id=ready.id, hourly_rate=ready.hourly_rate)
 
     async def attach(self, volume: VolumeGroup) -> None:
@@ -151,10 +172,13 @@ class VolumeKeeper:
             raise ConfigurationError(step.problem)
         if step.volume is not None:
             return await self._creation_of(step.volume.id) if step.action is Action.JOIN else step.volume
+        record = self.ledger[step.name]
+        record.asked = (volume.size_gb,)
         operation = await self.sender.send(
             lambda: self.tp.storage.create(
                 volume.size_gb, name=step.name, deletion_protection=volume.deletion_protection
             ),
+            record,
             lambda operation: self.account.follow(step.name, operation),
         )
         return await operation
@@ -163,7 +187,8 @@ class VolumeKeeper:
         async with self._restarting[cluster_id]:
             message = f"attaching to {cluster_id}, which restarts its nodes"
             self.account.change(name, MemberState.CREATING, message)
-            await self.tp.storage.attach(volume_id, cluster_id).result()
+            self.ledger.attached[volume_id].add(cluster_id)
+            self.ready[name] = await self.tp.storage.attach(volume_id, cluster_id).result()
 
     def _creation_of(self, volume_id: str) -> Operation[StorageVolume]:
         # No endpoint tells which request makes a volume, so the volume itself is watched.

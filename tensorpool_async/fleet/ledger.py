@@ -1,0 +1,94 @@
+"""What one run has made, and what it may have made: the only things that a rollback may destroy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from tensorpool_async.models import Cluster, StorageVolume
+from tensorpool_async.operations import Operation
+
+
+@attrs.define(eq=False)
+class Record:
+    """What was made for one member.
+
+    Attributes:
+        name: The member's name.
+        is_volume: Whether it is a volume.
+        before: The ids of what had its name before.
+        protected: Whether what is made for it is protected from deletion.
+        made: The creations that the engine has accepted, by the ids of what they make; None where only that is known.
+        unclear: Whether a creation was sent whose outcome is not known.
+        asked: The instance type and the nodes, or the size in GB, that were asked for last.
+        sending: The creation that was on its way when its sender was cancelled.
+        problem: Why what was made could not be destroyed.
+        over: Set once a rollback has done what it can.
+    """
+
+    name: str
+    is_volume: bool = False
+    before: frozenset[str] = frozenset()
+    protected: bool = False
+    made: dict[str, Operation[Any] | None] = attrs.field(factory=dict[str, "Operation[Any] | None"])
+    unclear: bool = False
+    asked: tuple[object, ...] = ()
+    sending: asyncio.Future[Any] | None = None
+    problem: Exception | None = None
+    over: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was made, and nothing may have been made."""
+        return not self.made and not self.unclear and self.sending is None
+
+    def adds(self, operation: Operation[Any]) -> None:
+        """Take down that the engine has accepted a creation."""
+        self.unclear = False
+        if operation.resource_id is not None:
+            self.made[operation.resource_id] = operation
+
+    def finds(self, found: Iterable[Cluster | StorageVolume]) -> bool:
+        """Take for the member's what has its name after a creation whose answer was lost; say if there is any.
+
+        What was there before is none of it, and nor is what was not asked for.
+        """
+        ours = [one.id for one in found if one.id not in self.before and self._fits(one)]
+        for resource_id in ours:
+            self.made.setdefault(resource_id, None)
+        self.unclear = self.unclear and not ours
+        return bool(ours)
+
+    def _fits(self, one: Cluster | StorageVolume) -> bool:
+        seen = (one.instance_type, one.num_nodes) if isinstance(one, Cluster) else (one.size_gb,)
+        # What the engine does not tell is no contradiction.
+        return all(fact is None or fact == asked for fact, asked in zip(seen, self.asked, strict=True))
+
+
+class Ledger:
+    """The records of all members of one run."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+        self.attached: defaultdict[str, set[str]] = defaultdict(set)
+        """The clusters that this run has attached a volume to, or tried to, by the id of the volume."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All of them, in the order in which they were opened."""
+        return tuple(self._records.values())
+
+    def open(self, record: Record) -> None:
+        """Begin the record of a member."""
+        self._records[record.name] = record
+
+    def __getitem__(self, name: str) -> Record:
+        return self._records[name]
+
+    def maker_of(self, cluster_id: str) -> Record | None:
+        """Return the record of the member that a cluster was made for; None where this run has not made it."""
+        return next((record for record in self._records.values() if cluster_id in record.made), None)
