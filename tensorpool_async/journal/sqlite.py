@@ -17,7 +17,7 @@ import anyio
 from tensorpool_async.journal.database import Database, accepted_row, intent_row, text
 from tensorpool_async.journal.errors import JournalError
 from tensorpool_async.journal.records import NOT_MADE, Entry, Intent
-from tensorpool_async.journal.writer import Call, Stop, Waiter, Write, Writer
+from tensorpool_async.journal.writer import Call, Waiter, Write, Writer
 from tensorpool_async.protocol.tokens import Ticket
 
 
@@ -69,20 +69,21 @@ class SQLiteJournal:
         if writer is None or not writer.is_here:
             writer = self._writer = Writer(self.path, self._connect)
             # A journal that is forgotten ends its thread, and gives up what belongs to it.
-            weakref.finalize(self, writer.queue.put, Stop())
+            weakref.finalize(self, writer.stop)
         try:
             await self._call(_nothing)
         except JournalError:
             if self._writer is writer:
                 self._writer = None
-                writer.queue.put(Stop())
+                writer.stop()
             raise
 
     async def intend(self, intent: Intent) -> int:
         """Note what is about to be sent; see `Journal.intend`."""
         _check_time(intent.sent_at)
+        row, writer = intent_row(intent), self._running()
         waiter = Waiter()
-        self._running().queue.put(Write("intents", intent_row(intent), waiter))
+        writer.put(Write("intents", row, waiter))
         try:
             return cast("int", await asyncio.shield(waiter.future))
         except asyncio.CancelledError:
@@ -93,8 +94,9 @@ class SQLiteJournal:
     async def accept(self, entry: int, ticket: Ticket, at: float) -> None:
         """Note what the 202 named; see `Journal.accept`."""
         _check_time(at)
+        row, writer = accepted_row(entry, ticket, at), self._running()
         waiter = Waiter()
-        self._running().queue.put(Write("accepted", accepted_row(entry, ticket, at), waiter))
+        writer.put(Write("accepted", row, waiter))
         await waiter.future
 
     def end(self, entry: int, outcome: str, at: float) -> None:
@@ -130,7 +132,7 @@ class SQLiteJournal:
         if writer is not None and writer.is_here:
             waiter = Waiter()
             self._closing = waiter.future
-            writer.queue.put(Stop(waiter))
+            writer.stop(waiter)
         closing = self._closing
         if closing is not None:
             await _outlast(closing)
@@ -141,8 +143,9 @@ class SQLiteJournal:
             self.end(intended.result(), NOT_MADE, at)
 
     async def _call(self, function: Callable[[Database], Any]) -> Any:
+        writer = self._running()
         waiter = Waiter()
-        self._running().queue.put(Call(function, waiter))
+        writer.put(Call(function, waiter))
         return await waiter.future
 
     def _note(self, write: Write) -> None:
@@ -151,7 +154,7 @@ class SQLiteJournal:
         except JournalError as error:
             logger.warning("%s; that %s is not noted", error, write.row)
             return
-        writer.queue.put(write)
+        writer.put(write)
 
     def _running(self) -> Writer:
         if self._writer is None:

@@ -68,24 +68,53 @@ class Writer:
     """
 
     def __init__(self, path: Path, connect: Callable[[], Database]) -> None:
-        self.queue: Queue = queue.SimpleQueue()
         self._process = os.getpid()
-        self._work = _Work(path, connect, self.queue)
-        threading.Thread(target=self._work.run, name="tensorpool-journal", daemon=True).start()
+        self._items: Queue = queue.SimpleQueue()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ringing: asyncio.AbstractEventLoop | None = None
+        work = _Work(path, connect, self._items, self._bell)
+        threading.Thread(target=work.run, name="tensorpool-journal", daemon=True).start()
 
     @property
     def is_here(self) -> bool:
         """Whether the thread is one of this process, and not left behind in the parent by a fork."""
         return self._process == os.getpid()
 
+    def put(self, item: Write | Call) -> None:
+        """Queue something. The thread hears of it when all that is ready on the event loop has run.
+
+        So what many tasks ask for in one turn of the loop is one transaction, however quick the disk is.
+        """
+        self._items.put(item)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._bell.put(None)
+            return
+        if self._ringing is not loop:
+            self._ringing = loop
+            loop.call_soon(self._ring)
+
+    def stop(self, waiter: Waiter | None = None) -> None:
+        """End the thread when all that was queued is written."""
+        self._items.put(Stop(waiter))
+        self._bell.put(None)
+
+    def _ring(self) -> None:
+        self._ringing = None
+        self._bell.put(None)
+
 
 class _Work:
     """What the thread does. It holds nothing of the journal itself, so that a forgotten one can be noticed."""
 
-    def __init__(self, path: Path, connect: Callable[[], Database], items: Queue) -> None:
+    def __init__(
+        self, path: Path, connect: Callable[[], Database], items: Queue, bell: queue.SimpleQueue[None]
+    ) -> None:
         self._path = path
         self._connect = connect
-        self._queue = items
+        self._items = items
+        self._bell = bell
         self._batch = Batch()
         self._intending: list[Waiter] = []  # in the order of the batch's intents
         self._accepting: list[Waiter] = []
@@ -109,10 +138,11 @@ class _Work:
         self._deliver()
 
     def _next(self) -> list[Item]:
-        items = [self._queue.get()]
+        self._bell.get()
+        items: list[Item] = []
         while True:
             try:
-                items.append(self._queue.get_nowait())
+                items.append(self._items.get_nowait())
             except queue.Empty:
                 return items
 
