@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import attrs
 
+from tensorpool_async.bookkeeping import Books
 from tensorpool_async.config import Timeouts, find_base_url, find_key
 from tensorpool_async.events import Dispatcher
 from tensorpool_async.flow.limiter import LimiterStatistics, RateLimiter
+from tensorpool_async.journal import Entry, Journal, SQLiteJournal
 from tensorpool_async.models.account import Health
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
@@ -26,6 +28,7 @@ from tensorpool_async.resources.clusters import Clusters
 from tensorpool_async.resources.jobs import Jobs
 from tensorpool_async.resources.object_storage import ObjectStorage
 from tensorpool_async.resources.reconciling import Reconciler
+from tensorpool_async.resources.recovery import Leftover, Recovery
 from tensorpool_async.resources.ssh import SSH
 from tensorpool_async.resources.storage import Storage
 from tensorpool_async.secrets import Secret
@@ -104,6 +107,7 @@ class TensorPool:
         proxy: str | None = None,
         trust_env: bool = True,
         allow_insecure: bool = False,
+        journal: Journal | str | os.PathLike[str] | None = None,
         on_event: Callable[[Any], object] | None = None,
     ) -> None:
         """Make a client.
@@ -121,6 +125,8 @@ class TensorPool:
             proxy: The address of an HTTP proxy.
             trust_env: Whether proxies are taken from the environment, if none is given.
             allow_insecure: Whether the key may be sent over plain http to another machine.
+            journal: The path of a file in which every change is written down before it is sent, or another `Journal`;
+                see `recover`. It can be shared by any number of processes. It never holds the key.
             on_event: A function, or a coroutine function, that is told what happens; see `tensorpool_async.events`. One
                 that raises or is slow harms nothing.
 
@@ -141,7 +147,8 @@ class TensorPool:
             trust_env=trust_env,
         )
         self._poller = Poller(self._transport)
-        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy())
+        books = Books(_journal_of(journal), self._base_url, self._transport)
+        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), books)
         self._events = Dispatcher(on_event)
         sockets = Sockets(self._transport, key)
         reconciler = Reconciler(self._submitter)
@@ -151,6 +158,7 @@ class TensorPool:
         self.object_storage = ObjectStorage(self._transport)
         self.ssh = SSH(self._transport)
         self.account = Account(self._transport)
+        self._recovery = Recovery(books, self._submitter, reconciler, self.clusters, self.storage)
 
     @property
     def base_url(self) -> str:
@@ -183,6 +191,61 @@ class TensorPool:
             return operation  # it is polled once it is awaited
         operation.start(0.0)
         return operation
+
+    async def recover(self) -> list[Operation[Any]]:
+        """Find again what was in flight when the processes that share this journal ended, and go on with it.
+
+        ::
+
+            async with TensorPool(journal="tensorpool.db") as tp:
+                for operation in await tp.recover():
+                    await operation
+
+        Operations that the engine had accepted are followed. A cluster or volume whose creation was sent and never
+        answered is looked for by its name, and adopted if that creation made it. What another living process holds is
+        left alone. Nothing is changed at the engine: what it never got is written off, with a warning in the log where it
+        was to destroy or to change something.
+
+        Raises:
+            ConfigurationError: The client has no journal.
+            JournalError: The journal cannot be read or written.
+            AmbiguousOutcomeError: The engine could not be asked about some of them, or does not say enough. Nothing is
+                lost by that: call it again.
+        """
+        return await self._recovery.recover()
+
+    async def leftovers(self, *, older: float = 0.0) -> list[Leftover]:
+        """List what was made as ephemeral, or with a `ttl` that is over, and outlived the process that made it.
+
+        Args:
+            older: Seconds; only what was sent longer ago than this.
+
+        Raises:
+            ConfigurationError: The client has no journal.
+            JournalError: The journal cannot be read.
+        """
+        return await self._recovery.leftovers(older=older)
+
+    async def reap(self, leftover: Leftover) -> bool:
+        """Destroy something that `leftovers` has listed; False if another process was faster.
+
+        Raises:
+            ConflictError: It is protected from deletion, or lastingly busy (409).
+        """
+        return await self._recovery.reap(leftover)
+
+    async def journal_entries(self, *, ended: bool = False) -> list[Entry]:
+        """Read the journal: what is in flight at this engine, of all processes that share it.
+
+        Args:
+            ended: Whether to list what has ended as well.
+
+        Raises:
+            ConfigurationError: The client has no journal.
+            JournalError: The journal cannot be read.
+        """
+        journal = await self._submitter.books.opened()
+        return await journal.entries(self._base_url, ended=ended)
 
     def fleet(self, fleet: Fleet | str | os.PathLike[str]) -> FleetSession:
         """Work on a fleet of clusters.
@@ -233,7 +296,10 @@ class TensorPool:
             try:
                 await self._transport.aclose()
             finally:
-                await self._events.aclose()
+                try:
+                    await self._submitter.books.aclose()
+                finally:
+                    await self._events.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -249,3 +315,7 @@ class TensorPool:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._poller)} operations in flight"
         return f"<TensorPool {self._base_url}, {state}>"
+
+
+def _journal_of(journal: Journal | str | os.PathLike[str] | None) -> Journal | None:
+    return SQLiteJournal(journal) if isinstance(journal, str | os.PathLike) else journal

@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-import attrs
-
+from tensorpool_async.bookkeeping import UNMARKED, Books, Marks
 from tensorpool_async.errors import AmbiguousOutcomeError, NotFound
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
@@ -15,7 +14,7 @@ from tensorpool_async.protocol.kinds import Resource, status_text
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import Accepted, Ticket
 from tensorpool_async.transport import Transport
 
 
@@ -87,45 +86,50 @@ class Submission(Awaitable["Operation[T]"], Generic[T]):
             )
 
 
-@attrs.frozen
-class Accepted:
-    """What a 202 says.
-
-    Attributes:
-        ticket: What identifies the operation.
-        retry_after: Seconds after which the engine wants to be asked, or None.
-    """
-
-    ticket: Ticket
-    retry_after: float | None = None
-
-
 class Submitter:
     """Sends changes and makes operations of their answers, for all resources of a client."""
 
-    def __init__(self, transport: Transport, poller: Poller, polling: PollPolicy) -> None:
+    def __init__(self, transport: Transport, poller: Poller, polling: PollPolicy, books: Books) -> None:
         self.transport = transport
+        self.books = books
         self._poller = poller
         self._polling = polling
 
-    async def submit(self, request: Request[Accepted]) -> Operation[Any]:
-        """Send a change, and return the operation that its answer names."""
-        return self.begin(await self.transport.send(request))
+    async def submit(
+        self,
+        request: Request[Accepted],
+        ticket: Ticket,
+        send: Callable[[Request[Accepted]], Awaitable[Accepted]] | None = None,
+        marks: Marks = UNMARKED,
+    ) -> Operation[Any]:
+        """Send a change, and return the operation that its answer names.
+
+        Args:
+            request: The change.
+            ticket: What it is about, as far as that is known before its answer.
+            send: Sends it, where that takes more than sending it.
+            marks: What else the journal is told.
+        """
+        return await self.books.record(request, ticket, marks, send or self.transport.send, self.begin)
 
     async def submit_delete(
         self, request: Request[Accepted], gone: Accepted, resource: Resource
     ) -> Operation[None]:
         """Send a DELETE; if it meets a conflict after a lost answer, see whether that is its own first attempt."""
-        try:
-            return await self.submit(request)
-        except AmbiguousOutcomeError:
+
+        async def send(request: Request[Accepted]) -> Accepted:
             try:
-                model = await self.transport.send(resource.read(gone.ticket.resource_id or ""))
-            except NotFound:
-                return self.begin(gone)
-            if status_text(model).casefold() != "destroying":
-                raise
-            return self.begin(gone)
+                return await self.transport.send(request)
+            except AmbiguousOutcomeError:
+                try:
+                    model = await self.transport.send(resource.read(gone.ticket.resource_id or ""))
+                except NotFound:
+                    return gone
+                if status_text(model).casefold() != "destroying":
+                    raise
+                return gone
+
+        return await self.submit(request, gone.ticket, send)
 
     def begin(self, accepted: Accepted) -> Operation[Any]:
         """Make the operation of a 202, and have it polled."""

@@ -24,7 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "transport": CORE,
     "poller": {"transport", "protocol", "errors"},
     "operations": {"poller", "transport", "protocol", "models", "errors"},
-    "submissions": {"operations", "poller", "transport", "protocol", "models", "errors"},
+    "bookkeeping": {"journal", "operations", "transport", "protocol", "models", "errors"},
+    "submissions": {"bookkeeping", "operations", "poller", "transport", "protocol", "models", "errors"},
     "websocket": {"transport", "protocol", "secrets", "errors"},
     "journal": {"journal", "models", "protocol", "errors"},
     "events": set(),
@@ -33,6 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "resources": {
         "resources",
         "submissions",
+        "bookkeeping",
+        "journal",
         "operations",
         "transport",
         "websocket",

@@ -42,6 +42,19 @@ class Ticket:
     expected: dict[str, Any] = attrs.field(factory=dict[str, Any])
 
 
+@attrs.frozen
+class Accepted:
+    """What a 202 says.
+
+    Attributes:
+        ticket: What identifies the operation.
+        retry_after: Seconds after which the engine wants to be asked, or None.
+    """
+
+    ticket: Ticket
+    retry_after: float | None = None
+
+
 def encode(ticket: Ticket) -> str:
     """Write a ticket as a token."""
     fields: dict[str, Any] = {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from tensorpool_async.errors import DecodeError, NotFound, StatusError
+import attrs
+
+from tensorpool_async.bookkeeping import Marks
+from tensorpool_async.errors import ConflictError, DecodeError, NotFound, StatusError
 from tensorpool_async.models.cluster import Cluster, Quote
 from tensorpool_async.models.enums import ClusterStatus, OperationKind, RequestStatus
 from tensorpool_async.models.request import RequestInfo
@@ -15,10 +19,11 @@ from tensorpool_async.protocol.kinds import CLUSTER
 from tensorpool_async.protocol.public_keys import checked_public_key
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.resources.ephemeral import CLEANUP_TIMEOUT, Ephemeral
 from tensorpool_async.resources.lifecycle import Lifecycle
 from tensorpool_async.resources.reconciling import Found, Reconciler
-from tensorpool_async.submissions import Accepted, Submission, Submitter
+from tensorpool_async.submissions import Submission, Submitter
 from tensorpool_async.transport import Transport
 
 
@@ -43,6 +48,52 @@ def new_name(name: str | None) -> str:
     return name
 
 
+@attrs.frozen(kw_only=True)
+class ClusterOptions:
+    """What a cluster is asked for with; see `Clusters.create`."""
+
+    instance_type: str
+    name: str | None
+    num_nodes: int
+    public_keys: Iterable[str]
+    container: str | None
+    deletion_protection: bool
+    save_keys: bool
+
+
+def creation_of(options: ClusterOptions) -> Request[Accepted]:
+    """Make the request that creates a cluster.
+
+    Raises:
+        ValueError: An option cannot be right.
+    """
+    if not options.instance_type:
+        raise ValueError("the instance type is empty")
+    if options.num_nodes < 1:
+        raise ValueError(f"num_nodes is {options.num_nodes}, and must be at least 1")
+    if isinstance(options.public_keys, str):
+        raise TypeError("public_keys takes a list of keys, not one text")
+    name = new_name(options.name)
+    keys = [checked_public_key(key) for key in options.public_keys]
+    body: dict[str, Any] = {
+        "instance_type": options.instance_type,
+        "num_nodes": options.num_nodes,
+        "tp_cluster_name": name,
+        "deletion_protection": options.deletion_protection,
+        "save_keys": options.save_keys,
+    }
+    body |= {"public_keys": keys} if keys else {}
+    body |= {"container": options.container} if options.container is not None else {}
+    path = path_of("cluster", "create")
+    read_id = as_text("cluster_id", path)
+
+    def accepted(answer: Answer) -> Accepted:
+        return accepted_as(answer, OperationKind.CLUSTER_CLAIM, read_id(answer))
+
+    kind = OperationKind.CLUSTER_CLAIM
+    return Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
+
+
 def id_of(cluster: ClusterLike) -> str:
     """Return the id of what is a cluster or an id."""
     return cluster.id if isinstance(cluster, Cluster) else cluster
@@ -52,16 +103,19 @@ class Clusters:
     """Clusters of GPUs, as `tp.clusters`.
 
     Wherever a cluster is asked for, its id or the model itself will do.
-
-    Attributes:
-        lifecycle: Creations that others began, and ends of what is in the middle of something.
     """
 
     def __init__(self, transport: Transport, submitter: Submitter, reconciler: Reconciler) -> None:
         self._transport = transport
         self._submitter = submitter
         self._reconciler = reconciler
-        self.lifecycle = Lifecycle(self, submitter)
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Creations that others began, and ends of what is in the middle of something."""
+        return Lifecycle(
+            self, self._submitter
+        )  # made anew: kept, it would be a cycle that only the collector ends
 
     def create(
         self,
@@ -73,6 +127,7 @@ class Clusters:
         container: str | None = None,
         deletion_protection: bool = False,
         save_keys: bool = True,
+        ttl: float | None = None,
     ) -> Submission[Cluster]:
         """Create a cluster (`POST /cluster/create`). It costs money from the moment the engine accepts it.
 
@@ -85,11 +140,14 @@ class Clusters:
             container: A container image in place of the default one.
             deletion_protection: Whether destroying it is refused until this is switched off. It does not stop the cost.
             save_keys: Whether the engine keeps new public keys in the user's profile.
+            ttl: Seconds after which `tpa reap` may destroy it, once its owner is gone; None for never. The engine knows
+                nothing of this: it is in the journal.
 
         Returns:
             A submission: `await` it for the operation, or `await ….result()` for the running `Cluster`.
 
         Raises:
+            ConfigurationError: `ttl` is given, and the client has no journal; at the call.
             ValueError: The instance type or the name is empty, `num_nodes` is below 1, or a private key stands among
                 the public ones; at the call, before anything is sent.
             ValidationError: The engine does not know the instance type, or not with so many nodes (422).
@@ -101,36 +159,142 @@ class Clusters:
             OperationFailed: The engine accepted it and failed later, for lack of capacity for example. The failed
                 cluster keeps its name until it is destroyed.
         """
-        if not instance_type:
-            raise ValueError("the instance type is empty")
-        if num_nodes < 1:
-            raise ValueError(f"num_nodes is {num_nodes}, and must be at least 1")
-        if isinstance(public_keys, str):
-            raise TypeError("public_keys takes a list of keys, not one text")
-        random_name = name is None
-        name = new_name(name)
-        keys = [checked_public_key(key) for key in public_keys]
-        body: dict[str, Any] = {
-            "instance_type": instance_type,
-            "num_nodes": num_nodes,
-            "tp_cluster_name": name,
-            "deletion_protection": deletion_protection,
-            "save_keys": save_keys,
-        }
-        body |= {"public_keys": keys} if keys else {}
-        body |= {"container": container} if container is not None else {}
-        path = path_of("cluster", "create")
-        read_id = as_text("cluster_id", path)
-
-        def accepted(answer: Answer) -> Accepted:
-            return accepted_as(answer, OperationKind.CLUSTER_CLAIM, read_id(answer))
-
-        kind = OperationKind.CLUSTER_CLAIM
-        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
+        marks = Marks(random_name=name is None, ttl=ttl)
+        self._submitter.books.check_marks(marks)
+        request = creation_of(
+            ClusterOptions(
+                instance_type=instance_type,
+                name=name,
+                num_nodes=num_nodes,
+                public_keys=public_keys,
+                container=container,
+                deletion_protection=deletion_protection,
+                save_keys=save_keys,
+            )
+        )
         return Submission(
-            f"the creation of cluster {name!r}",
-            lambda: self._reconciler.create(request, self._look_for, random_name=random_name),
-            name=name,
+            f"the creation of cluster {request.name!r}",
+            lambda: self._reconciler.create(request, self.look_for, marks),
+            name=request.name,
+        )
+
+    def ensure(
+        self,
+        name: str,
+        instance_type: str,
+        *,
+        num_nodes: int = 1,
+        public_keys: Iterable[str] = (),
+        container: str | None = None,
+        deletion_protection: bool = False,
+        save_keys: bool = True,
+        ttl: float | None = None,
+    ) -> Submission[Cluster]:
+        """Join the cluster of a name, running or on its way, or create it (`POST /cluster/create`).
+
+        Any number of callers, in any number of processes, that ask for one name at the same time end with one cluster.
+        One that is being destroyed is waited for, and then made anew. Nothing is ever destroyed.
+
+        Args:
+            name: The name.
+            instance_type: The GPUs of one node; what is there must have the same.
+            num_nodes: How many nodes; what is there must have as many.
+            public_keys: As for `create`, like all that follow; they matter only if it is created.
+            container: A container image.
+            deletion_protection: Whether destroying it is refused.
+            save_keys: Whether the engine keeps new public keys.
+            ttl: Seconds after which `tpa reap` may destroy it.
+
+        Returns:
+            A submission, as of `create`. The operation of a cluster that runs already ends with its first poll.
+
+        Raises:
+            ConfigurationError: `ttl` is given, and the client has no journal; at the call.
+            ValueError: As for `create`; at the call.
+            ConflictError: The cluster that is there has another instance type or number of nodes (409).
+            OperationFailed: The creation failed, or that of the cluster which is there had failed. It keeps its name until
+                it is destroyed.
+            StatusError: The engine refused it, as for `create`.
+        """
+        marks = Marks(ttl=ttl)
+        self._submitter.books.check_marks(marks)
+        request = creation_of(
+            ClusterOptions(
+                instance_type=instance_type,
+                name=name,
+                num_nodes=num_nodes,
+                public_keys=public_keys,
+                container=container,
+                deletion_protection=deletion_protection,
+                save_keys=save_keys,
+            )
+        )
+
+        async def join() -> Accepted | None:
+            return await self._join(name, instance_type, num_nodes)
+
+        return Submission(
+            f"ensuring cluster {name!r}", lambda: self._reconciler.ensure(request, join, marks), name=name
+        )
+
+    def ephemeral(
+        self,
+        instance_type: str,
+        *,
+        name: str | None = None,
+        num_nodes: int = 1,
+        public_keys: Iterable[str] = (),
+        container: str | None = None,
+        deletion_protection: bool = False,
+        save_keys: bool = True,
+        ttl: float | None = None,
+        cleanup_timeout: float = CLEANUP_TIMEOUT,
+    ) -> Ephemeral:
+        """Create a cluster for the body of an `async with`, and destroy it on the way out.
+
+        ::
+
+            async with tp.clusters.ephemeral("8xH100") as cluster:
+                ...
+
+        It is destroyed when the body ends, raises or is cancelled, and also where that happens while it is still being
+        created: then the end of its creation is waited for first, since an engine may finish what it was told to destroy
+        in the middle. The way out is not interrupted by further cancellations (Ctrl-C too); only the end of the event
+        loop does that. With a journal, `tpa reap` destroys what a killed process has left.
+
+        Args:
+            instance_type: As for `create`, like all that follow.
+            name: A name; without one it gets a random one.
+            num_nodes: How many nodes.
+            public_keys: SSH public keys.
+            container: A container image.
+            deletion_protection: Whether others cannot destroy it; it is switched off on the way out.
+            save_keys: Whether the engine keeps new public keys.
+            ttl: Seconds after which `tpa reap` may destroy it, besides once its owner is gone.
+            cleanup_timeout: Seconds that the way out may take.
+
+        Raises:
+            TensorPoolError: On the way in, as for `create` and its operation. On the way out, if it could not be
+                destroyed; where the body raised, its error gets a note of that instead.
+        """
+        marks = Marks(random_name=name is None, ephemeral=True, ttl=ttl)
+        self._submitter.books.check_marks(marks)
+        request = creation_of(
+            ClusterOptions(
+                instance_type=instance_type,
+                name=name,
+                num_nodes=num_nodes,
+                public_keys=public_keys,
+                container=container,
+                deletion_protection=deletion_protection,
+                save_keys=save_keys,
+            )
+        )
+        return Ephemeral(
+            self,
+            request,
+            lambda request: self._reconciler.create(request, self.look_for, marks),
+            timeout=cleanup_timeout,
         )
 
     async def get(self, cluster: ClusterLike) -> Cluster:
@@ -265,11 +429,30 @@ class Clusters:
         cluster: Cluster = await self._transport.send(CLUSTER.read(key))
         return cluster
 
+    async def _join(self, name: str, instance_type: str, num_nodes: int) -> Accepted | None:
+        """Return the creation of the cluster of a name; None where there is none, or where it has just gone."""
+        try:
+            cluster = await self.get(name)
+        except NotFound:
+            return None
+        if cluster.name != name or cluster.status is ClusterStatus.DESTROYED:
+            return None
+        if cluster.status is ClusterStatus.DESTROYING:
+            with contextlib.suppress(NotFound):
+                await (await self.lifecycle.destruction_of(cluster.id))
+            return None
+        difference = difference_from(cluster, instance_type, num_nodes)
+        if difference:
+            raise ConflictError(409, f"{name!r} is there as {cluster.id}, {difference}", method="POST")
+        if cluster.status is ClusterStatus.RUNNING:
+            return Accepted(Ticket(OperationKind.CLUSTER_CLAIM, cluster.id), 0.0)
+        return Accepted(await self.lifecycle.ticket_of(cluster.id, OperationKind.CLUSTER_CLAIM), 0.0)
+
     async def _find(self, name: str) -> Cluster | None:
         named = [cluster for cluster in await self.list() if cluster.name == name]
         return max(named, key=lambda cluster: cluster.created_at or "", default=None)
 
-    async def _look_for(self, name: str) -> Found | None:
+    async def look_for(self, name: str) -> Found | None:
         """Find the living cluster of a name, and the request that made it."""
         try:
             cluster = await self.get(name)
@@ -287,6 +470,15 @@ class Clusters:
             (claim.created_at if claim else None) or cluster.created_at,
             claim.request_id if claim else None,
         )
+
+
+def difference_from(cluster: Cluster, instance_type: str, num_nodes: int) -> str:
+    """Say how a cluster differs from what is wanted; empty where it does not, or where the engine does not say."""
+    if cluster.instance_type is not None and cluster.instance_type.casefold() != instance_type.casefold():
+        return f"and is of {cluster.instance_type}, not of {instance_type}"
+    if cluster.num_nodes is not None and cluster.num_nodes != num_nodes:
+        return f"and has {cluster.num_nodes} nodes, not {num_nodes}"
+    return ""
 
 
 def accepted_as(

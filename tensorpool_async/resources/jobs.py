@@ -22,10 +22,10 @@ from tensorpool_async.protocol.kinds import JOB
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.streams import close_error, is_last, lines_of
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import Accepted, Ticket
 from tensorpool_async.resources.clusters import ClusterLike, id_of
 from tensorpool_async.resources.pulling import Puller
-from tensorpool_async.submissions import Accepted, Submission, Submitter
+from tensorpool_async.submissions import Submission, Submitter
 from tensorpool_async.transport import Transport
 from tensorpool_async.websocket import Sockets, Stream
 
@@ -144,7 +144,8 @@ class Jobs:
             return Accepted(Ticket(OperationKind.JOB_CANCEL, job_id), answer.retry_after)
 
         request = Request("POST", path_of("job", "cancel", job_id), accepted, lane=Lane.CHANGE)
-        return Submission(f"canceling job {job_id}", lambda: self._submitter.submit(request))
+        ticket = Ticket(OperationKind.JOB_CANCEL, job_id)
+        return Submission(f"canceling job {job_id}", lambda: self._submitter.submit(request, ticket))
 
     async def delete(self, job: JobLike) -> None:
         """Hide a job that has ended from the API (`DELETE /job/delete/{job_id}`).

@@ -39,6 +39,10 @@ class Lifecycle:
         """Return the end of a cluster that is being destroyed."""
         return await self._operation_of(cluster_id, OperationKind.CLUSTER_RELEASE)
 
+    async def ticket_of(self, cluster_id: str, kind: OperationKind) -> Ticket:
+        """Return what identifies the creation or the end of a cluster: its request, or else the cluster itself."""
+        return Ticket(kind, cluster_id, _telling(await self._requests(cluster_id, kind), kind))
+
     async def destroy(self, cluster: Cluster) -> None:
         """Destroy a cluster and wait until it is gone; one that is gone already is fine.
 
@@ -86,9 +90,7 @@ class Lifecycle:
         return True
 
     async def _operation_of(self, cluster_id: str, kind: OperationKind) -> Operation[Any]:
-        request_ids = _telling(await self._requests(cluster_id, kind), kind)
-        # A ticket without a request makes an operation that watches the cluster itself.
-        return self._submitter.follow(Ticket(kind, cluster_id, request_ids))
+        return self._submitter.follow(await self.ticket_of(cluster_id, kind))
 
     async def _requests(self, cluster_id: str, kind: OperationKind) -> list[RequestInfo]:
         try:

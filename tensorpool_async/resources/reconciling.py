@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from tensorpool_async.bookkeeping import Marks
 from tensorpool_async.errors import (
     AmbiguousOutcomeError,
     ConflictError,
@@ -28,8 +29,8 @@ from tensorpool_async.protocol.kinds import KINDS, Sign
 from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.retries import backoff
-from tensorpool_async.protocol.tokens import Ticket
-from tensorpool_async.submissions import Accepted, Submitter
+from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.submissions import Submitter
 
 
 LOOKS = 6
@@ -67,20 +68,52 @@ class Reconciler:
         self._ours: set[str] = set()
         self._turns: dict[tuple[str, str | None], tuple[asyncio.Lock, int]] = {}
 
-    async def create(self, request: Request[Accepted], find: Find, *, random_name: bool) -> Operation[Any]:
+    async def create(self, request: Request[Accepted], find: Find, marks: Marks) -> Operation[Any]:
         """Create a resource: exactly one, whatever becomes of the answers.
 
         Creates of one name go one after the other, so that none takes another's resource for its own.
+
+        Args:
+            request: What creates it.
+            find: Finds a resource by its name.
+            marks: Whether the name was given at random, and what else the journal is told.
 
         Raises:
             ConflictError: A resource of that name was there before, or is another call's.
             AmbiguousOutcomeError: Whether it was made cannot be found out.
         """
+
+        async def send(request: Request[Accepted]) -> Accepted:
+            accepted = await self._create(request, find, random_name=marks.random_name)
+            self._remember(accepted)
+            return accepted
+
         async with self._turn(request):
-            accepted = await self._create(request, find, random_name=random_name)
-            if accepted.ticket.resource_id is not None:
-                self._ours.add(accepted.ticket.resource_id)
-            return self._submitter.begin(accepted)
+            return await self._submitter.submit(request, Ticket(request.kind), send, marks)
+
+    async def ensure(
+        self, request: Request[Accepted], join: Callable[[], Awaitable[Accepted | None]], marks: Marks
+    ) -> Operation[Any]:
+        """Join the resource of a name, or create it: whoever else does the same at the same time, there is one.
+
+        Args:
+            request: What creates it.
+            join: Returns the creation of the resource that has the name; None where there is none (any more). It raises
+                where what is there is not what is wanted.
+            marks: What else the journal is told.
+
+        Raises:
+            ConflictError: The name is lastingly taken by something that cannot be seen.
+            AmbiguousOutcomeError: Whether it was made cannot be found out.
+        """
+
+        async def send(request: Request[Accepted]) -> Accepted:
+            accepted = await self._ensure(request, join)
+            self._remember(accepted)
+            return accepted
+
+        async with self._turn(request):
+            return await self._submitter.submit(request, Ticket(request.kind), send, marks)
 
     async def change(self, request: Request[Accepted], ticket: Ticket) -> Operation[Any]:
         """Change a resource; if the answer is lost, see on the resource whether the change was made.
@@ -92,12 +125,43 @@ class Reconciler:
         Raises:
             AmbiguousOutcomeError: The resource does not show the change, and nothing says whether it will.
         """
-        try:
-            return await self._submitter.submit(request)
-        except AmbiguousOutcomeError as lost:
-            if not await self._shows(ticket, lost):
-                raise
-        return self._submitter.begin(Accepted(ticket))
+
+        async def send(request: Request[Accepted]) -> Accepted:
+            try:
+                return await self._transport.send(request)
+            except AmbiguousOutcomeError as lost:
+                if not await self._shows(ticket, lost):
+                    raise
+            return Accepted(ticket)
+
+        return await self._submitter.submit(request, ticket, send)
+
+    def _remember(self, accepted: Accepted) -> None:
+        if accepted.ticket.resource_id is not None:
+            self._ours.add(accepted.ticket.resource_id)
+
+    async def _ensure(
+        self, request: Request[Accepted], join: Callable[[], Awaitable[Accepted | None]]
+    ) -> Accepted:
+        lost: AmbiguousOutcomeError | None = None
+        setback: TensorPoolError | None = None
+        for tries in range(1, LOOKS + self._rounds() + 1):
+            try:
+                joined = await join()
+                if joined is not None:
+                    return joined
+            except TensorPoolError as error:
+                _refused_after(lost, error)
+            try:
+                return await self._transport.send(request)
+            except AmbiguousOutcomeError as error:
+                setback = lost = error
+            except ConflictError as error:
+                setback = error  # somebody was faster, and the lists may lag behind
+            except TensorPoolError as error:
+                _refused_after(lost, error)
+            await self._pause(tries)
+        raise lost or setback or AmbiguousOutcomeError(f"{request.name!r} was not sent", name=request.name)
 
     async def _create(self, request: Request[Accepted], find: Find, *, random_name: bool) -> Accepted:
         sent_at = self._transport.now()
@@ -113,7 +177,11 @@ class Reconciler:
                 taken = True  # by this call's own lost attempt, or by another's
             except TensorPoolError as error:
                 _refused_after(lost, error)
-            found = await self._look(find, request.name or "", lost, until_seen=taken)
+            try:
+                found = await self.look(find, request.name or "", until_seen=taken)
+            except TensorPoolError as error:
+                lost.add_note(f"looking for it failed as well: {error}")
+                raise lost from None
             if found is not None:
                 return self._adopt(request, found, sent_at, lost, random_name=random_name)
             await self._pause(tries)
@@ -125,15 +193,19 @@ class Reconciler:
         attempts = self._transport.retry.attempts
         return 1 if attempts == 1 else 2 * attempts
 
-    async def _look(
-        self, find: Find, name: str, lost: AmbiguousOutcomeError, *, until_seen: bool
-    ) -> Found | None:
+    async def look(self, find: Find, name: str, *, until_seen: bool) -> Found | None:
+        """Look for a resource by its name.
+
+        Args:
+            find: Looks once.
+            name: The name.
+            until_seen: Whether to look again for a while: the engine's lists may lag behind.
+
+        Raises:
+            TensorPoolError: The engine could not be asked.
+        """
         for look in range(1, LOOKS + 1):
-            try:
-                found = await find(name)
-            except TensorPoolError as error:
-                lost.add_note(f"looking for it failed as well: {error}")
-                raise lost from None
+            found = await find(name)
             if found is not None or not until_seen:
                 return found
             await self._pause(look)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from tensorpool_async.bookkeeping import Marks
 from tensorpool_async.errors import DecodeError
 from tensorpool_async.models.cluster import Quote
 from tensorpool_async.models.enums import OperationKind
@@ -12,10 +13,10 @@ from tensorpool_async.protocol.decoders import as_list, as_model, as_text
 from tensorpool_async.protocol.kinds import STORAGE
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import Accepted, Ticket
 from tensorpool_async.resources.clusters import ClusterLike, accepted_as, id_of, new_name
 from tensorpool_async.resources.reconciling import Found, Reconciler
-from tensorpool_async.submissions import Accepted, Submission, Submitter
+from tensorpool_async.submissions import Submission, Submitter
 from tensorpool_async.transport import Transport
 
 
@@ -41,7 +42,12 @@ class Storage:
         self._reconciler = reconciler
 
     def create(
-        self, size_gb: int, *, name: str | None = None, deletion_protection: bool = False
+        self,
+        size_gb: int,
+        *,
+        name: str | None = None,
+        deletion_protection: bool = False,
+        ttl: float | None = None,
     ) -> Submission[StorageVolume]:
         """Create a volume (`POST /storage/create`). It costs money until it is destroyed.
 
@@ -49,11 +55,14 @@ class Storage:
             size_gb: Its size in GB; it can grow later, and never shrink.
             name: A name; without one it gets `tpa-` and random letters, which find it again if the answer is lost.
             deletion_protection: Whether destroying it is refused until this is switched off.
+            ttl: Seconds after which `tpa reap` may destroy it, once its owner is gone; None for never. The engine knows
+                nothing of this: it is in the journal.
 
         Returns:
             A submission: `await` it for the operation, or `await ….result()` for the volume that is ready.
 
         Raises:
+            ConfigurationError: `ttl` is given, and the client has no journal; at the call.
             ValueError: The size is below 1 GB, or the name is empty; at the call.
             InsufficientBalance: The balance does not cover its first 24 hours (402).
             ConflictError: A volume has that name (409).
@@ -61,7 +70,8 @@ class Storage:
                 `.name` is the one to look for.
         """
         _check_size(size_gb)
-        random_name = name is None
+        marks = Marks(random_name=name is None, ttl=ttl)
+        self._submitter.books.check_marks(marks)
         name = new_name(name)
         body = {"size": size_gb, "name": name, "deletion_protection": deletion_protection}
         path = path_of("storage", "create")
@@ -74,7 +84,7 @@ class Storage:
         request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
         return Submission(
             f"the creation of volume {name!r}",
-            lambda: self._reconciler.create(request, self._look_for, random_name=random_name),
+            lambda: self._reconciler.create(request, self.look_for, marks),
             name=name,
         )
 
@@ -236,7 +246,7 @@ class Storage:
             Request("GET", path, decode, query=query_of(include_org=organization))
         )
 
-    async def _look_for(self, name: str) -> Found | None:
+    async def look_for(self, name: str) -> Found | None:
         """Find the volume of a name; which request made it, no endpoint tells."""
         named = [volume for volume in await self.list() if volume.name == name]
         volume = max(named, key=lambda volume: volume.created_at or "", default=None)

@@ -1,0 +1,251 @@
+"""The books of one client: each change is in the journal before it is sent, and its end once it is known.
+
+Without a journal nothing is written, and nothing costs anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import attrs
+
+from tensorpool_async.errors import (
+    AmbiguousOutcomeError,
+    ConfigurationError,
+    NotFound,
+    OperationFailed,
+    TensorPoolError,
+)
+from tensorpool_async.journal import NOT_MADE, REFUSED, Entry, EntryState, Intent, Journal, JournalError
+from tensorpool_async.models.enums import OperationKind
+from tensorpool_async.operations import Operation
+from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.retries import Failure, classify
+from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.transport import Transport
+
+
+T = TypeVar("T")
+
+TOLD = ("instance_type", "num_nodes", "size")
+"""What a person who reads the journal wants to know of a body. Nothing else of it is written down."""
+
+ENDS_OF_RESOURCES = frozenset({OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY})
+
+logger = logging.getLogger("tensorpool_async")
+
+
+@attrs.frozen(kw_only=True)
+class Marks:
+    """What the journal is told of a change besides what is sent.
+
+    Attributes:
+        random_name: Whether the name was given at random, and so belongs to this change alone.
+        ephemeral: Whether its owner destroys it on the way out.
+        ttl: Seconds after which it may be destroyed; None for never.
+    """
+
+    random_name: bool = False
+    ephemeral: bool = False
+    ttl: float | None = None
+
+
+UNMARKED = Marks()
+
+
+class Books:
+    """What one client writes into its journal, and what of it is under way in this process."""
+
+    def __init__(self, journal: Journal | None, engine: str, transport: Transport) -> None:
+        self._journal = journal
+        self._engine = engine
+        self._transport = transport
+        self._sending: set[int] = set()
+        self._operations: dict[int, Operation[Any]] = {}
+
+    @property
+    def journal(self) -> Journal:
+        """The journal.
+
+        Raises:
+            ConfigurationError: The client has none.
+        """
+        if self._journal is None:
+            raise ConfigurationError("this needs a journal: TensorPool(journal=path)")
+        return self._journal
+
+    async def opened(self) -> Journal:
+        """Return the journal, ready for use.
+
+        Raises:
+            ConfigurationError: The client has none.
+            JournalError: It cannot be used.
+        """
+        journal = self.journal
+        await journal.open()
+        return journal
+
+    @property
+    def engine(self) -> str:
+        """The address of the engine, under which the entries of this client are kept."""
+        return self._engine
+
+    def check_marks(self, marks: Marks) -> None:
+        """See whether what was asked for can be kept.
+
+        Raises:
+            ConfigurationError: It needs a journal, and there is none.
+            ValueError: The time to live is not above 0.
+        """
+        if marks.ttl is None:
+            return
+        if not 0 < marks.ttl < float("inf"):
+            raise ValueError(f"ttl is {marks.ttl}, and must be above 0 seconds")
+        _ = self.journal
+
+    def operation_of(self, entry: Entry) -> Operation[Any] | None:
+        """Return the operation of an entry that is followed in this process."""
+        return self._operations.get(entry.id)
+
+    def is_sending(self, entry: Entry) -> bool:
+        """Whether the answer to it is waited for in this process."""
+        return entry.id in self._sending
+
+    async def record(
+        self,
+        request: Request[Any],
+        ticket: Ticket,
+        marks: Marks,
+        send: Callable[[Request[Any]], Awaitable[Accepted]],
+        begin: Callable[[Accepted], Operation[Any]],
+    ) -> Operation[Any]:
+        """Send a change and begin its operation, with an entry in the journal before, in between and at the end.
+
+        Whoever is cancelled while the change is under way leaves an entry that recovery looks into.
+
+        Args:
+            request: The change.
+            ticket: What it is about, as far as that is known before its answer.
+            marks: What else is to be written down.
+            send: Sends it.
+            begin: Makes the operation of its answer.
+
+        Raises:
+            JournalError: The journal cannot be written, so nothing was sent.
+        """
+        if self._journal is None:
+            return begin(await send(request))
+        await self._journal.open()
+        entry = await self._journal.intend(self._intent(request, ticket, marks))
+        departure = _Departure(request)
+        self._sending.add(entry)
+        try:
+            accepted = await send(departure.request)
+        except BaseException as error:
+            outcome = departure.outcome(error)
+            if outcome is not None:
+                self._journal.end(entry, outcome, self._transport.now())
+            raise
+        finally:
+            self._sending.discard(entry)
+        await self._accept(entry, accepted.ticket)
+        operation = begin(accepted)
+        self.follow(entry, operation)
+        return operation
+
+    def follow(self, entry: int, operation: Operation[Any]) -> None:
+        """Write down the end of an operation once it is known."""
+        self._operations[entry] = operation
+
+        def ended(operation: Operation[Any]) -> None:
+            self._operations.pop(entry, None)
+            self._end(entry, operation)
+
+        operation.add_done_callback(ended)
+
+    async def adopt(self, entry: Entry, ticket: Ticket) -> None:
+        """Write down what recovery has found out about an entry."""
+        if entry.state is EntryState.INTENT:
+            await self._accept(entry.id, ticket)
+
+    def close_entry(self, entry: Entry, outcome: str) -> None:
+        """Write down that nothing more will come of an entry."""
+        self.journal.end(entry.id, outcome, self._transport.now())
+
+    def gone(self, resource_id: str) -> None:
+        """Write down that a resource is no longer there."""
+        if self._journal is not None:
+            self._journal.gone(self._engine, resource_id, self._transport.now())
+
+    async def aclose(self) -> None:
+        """Write what is left to be written, and give up the ownership of what is in flight."""
+        if self._journal is not None:
+            await asyncio.sleep(0)  # operations that ended in this very moment tell so in the next
+            await self._journal.aclose()
+
+    def _intent(self, request: Request[Any], ticket: Ticket, marks: Marks) -> Intent:
+        body: dict[str, Any] = request.json or {}
+        return Intent(
+            engine=self._engine,
+            kind=ticket.kind or OperationKind(""),
+            method=request.method,
+            path=request.path,
+            name=request.name,
+            random_name=marks.random_name,
+            resource_id=ticket.resource_id,
+            expected=ticket.expected,
+            details={name: body[name] for name in TOLD if name in body},
+            ephemeral=marks.ephemeral,
+            ttl=marks.ttl,
+            sent_at=self._transport.now(),
+        )
+
+    async def _accept(self, entry: int, ticket: Ticket) -> None:
+        try:
+            await self.journal.accept(entry, ticket, self._transport.now())
+        except JournalError as error:
+            # The engine has accepted it, and the caller must get its operation. The intent is on disk, and finds it.
+            logger.error("%s of %s was accepted, and could not be written down: %s", *_what(ticket), error)  # noqa: TRY400 - the error says all that its traceback would
+
+    def _end(self, entry: int, operation: Operation[Any]) -> None:
+        error = operation.exception()
+        if error is None:
+            outcome = "COMPLETED"
+            if operation.kind in ENDS_OF_RESOURCES and operation.resource_id is not None:
+                self.gone(operation.resource_id)
+        elif isinstance(error, OperationFailed):
+            outcome = f"FAILED: {error.message}"
+        elif isinstance(error, NotFound):
+            outcome = "the engine no longer knows it"
+        else:
+            return  # it goes on at the engine, and is there to be recovered
+        self.journal.end(entry, outcome, self._transport.now())
+
+
+class _Departure:
+    """Whether a request has left, and what its failure then means to the journal."""
+
+    def __init__(self, request: Request[Any]) -> None:
+        self._left = False
+        self._told = request.leaving
+        self.request = attrs.evolve(request, leaving=self._leave)
+
+    def _leave(self) -> None:
+        self._left = True
+        if self._told is not None:
+            self._told()
+
+    def outcome(self, error: BaseException) -> str | None:
+        """Say how it ended; None where it may have been carried out."""
+        if not self._left:
+            return NOT_MADE
+        if not isinstance(error, TensorPoolError) or isinstance(error, AmbiguousOutcomeError):
+            return None
+        return None if classify(error) is Failure.NO_ANSWER else f"{REFUSED}: {error}"
+
+
+def _what(ticket: Ticket) -> tuple[str, str]:
+    return str(ticket.kind), ticket.resource_id or "?"

@@ -1,0 +1,135 @@
+"""A cluster for the body of an `async with`: whatever happens, it is destroyed on the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tensorpool_async.cleanup import finish, wait_out
+from tensorpool_async.errors import NotFound, OperationFailed, TensorPoolError
+from tensorpool_async.models import Cluster
+from tensorpool_async.operations import Operation
+from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.tokens import Accepted
+
+
+if TYPE_CHECKING:
+    from tensorpool_async.resources.clusters import Clusters
+
+
+CLEANUP_TIMEOUT = 3600.0
+"""Seconds that the way out may take: the end of a creation, and then that of the cluster."""
+
+logger = logging.getLogger("tensorpool_async")
+
+
+class Ephemeral:
+    """A cluster that lives as long as the body of an `async with`. It is used once.
+
+    Attributes:
+        operation: Its creation, once the engine has accepted it.
+    """
+
+    def __init__(
+        self,
+        clusters: Clusters,
+        request: Request[Accepted],
+        create: Callable[[Request[Accepted]], Awaitable[Operation[Cluster]]],
+        *,
+        timeout: float,
+    ) -> None:
+        self.operation: Operation[Cluster] | None = None
+        self._clusters = clusters
+        self._request = request
+        self._create = create
+        self._timeout = timeout
+        self._left = False
+        self._used = False
+
+    @property
+    def name(self) -> str | None:
+        """The name of the cluster, known before it is asked for."""
+        return self._request.name
+
+    async def __aenter__(self) -> Cluster:
+        if self._used:
+            raise RuntimeError(f"the ephemeral cluster {self.name!r} was used already; it is used once")
+        self._used = True
+        # In a task of its own: whoever is cancelled here must still learn whether there is a cluster.
+        creation = asyncio.ensure_future(self._send())
+        try:
+            await asyncio.wait([creation])
+            self.operation = creation.result()
+            return await self.operation
+        except BaseException as error:
+            await self._undo(creation, error)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._leave(error)
+
+    async def _send(self) -> Operation[Cluster]:
+        return await self._create(attrs.evolve(self._request, leaving=self._leaves))
+
+    def _leaves(self) -> None:
+        self._left = True
+
+    async def _undo(self, creation: asyncio.Task[Operation[Cluster]], error: BaseException) -> None:
+        """Destroy what there is, or will be, of a cluster that could not be waited for."""
+        if not self._left:
+            creation.cancel()  # it waits for its turn: nothing is made yet
+        interruption = await wait_out(creation)
+        if not creation.cancelled() and creation.exception() is None:
+            self.operation = creation.result()
+        await self._leave(error)
+        if interruption is not None:
+            raise interruption
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """Destroy the cluster; if that fails, tell so with the error that is on its way, or with one of its own."""
+        try:
+            await finish(self._end())
+        except (TensorPoolError, TimeoutError) as problem:
+            self._tell(problem, error)
+            if error is None:
+                raise
+        except asyncio.CancelledError as interruption:
+            if interruption.__cause__ is not None:
+                self._tell(interruption.__cause__, interruption)
+            raise
+
+    def _tell(self, problem: BaseException, error: BaseException | None) -> None:
+        reason = str(problem) or type(problem).__name__
+        text = f"cluster {self.name} ({self._resource_id}) could not be destroyed, and costs money: {reason}"
+        logger.error("%s", text)
+        (error or problem).add_note(text)
+
+    @property
+    def _resource_id(self) -> str | None:
+        return None if self.operation is None else self.operation.resource_id
+
+    async def _end(self) -> None:
+        if self.operation is None or self._resource_id is None:
+            return
+        async with asyncio.timeout(self._timeout):
+            with contextlib.suppress(OperationFailed, NotFound):
+                await self.operation  # never in the middle of its creation
+            if self._is_protected():
+                with contextlib.suppress(NotFound):
+                    await self._clusters.edit(self._resource_id, deletion_protection=False).result()
+            await self._clusters.lifecycle.destroy(Cluster(self._resource_id))
+
+    def _is_protected(self) -> bool:
+        body: dict[str, Any] = self._request.json or {}
+        return bool(body.get("deletion_protection"))

@@ -1,0 +1,262 @@
+"""What follows a crash: what was in flight is found again, and what outlived its owner is destroyed.
+
+Looking changes nothing at the engine: recovery adopts and follows. Only reaping destroys, and only what it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from tensorpool_async.bookkeeping import Books
+from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, TensorPoolError
+from tensorpool_async.journal import NOT_MADE, Entry
+from tensorpool_async.models.cluster import Cluster
+from tensorpool_async.models.enums import OperationKind
+from tensorpool_async.operations import Operation
+from tensorpool_async.protocol.kinds import KINDS, Sign, status_text
+from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
+from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.resources.clusters import Clusters
+from tensorpool_async.resources.reconciling import Found, Reconciler
+from tensorpool_async.resources.storage import Storage
+from tensorpool_async.submissions import Submitter
+
+
+CREATIONS = (OperationKind.CLUSTER_CLAIM, OperationKind.STORAGE_CREATE)
+DESTRUCTIONS = (OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY)
+
+FRESH = 60.0
+"""Seconds. What was sent longer ago than this is either visible by now, or was never made."""
+
+logger = logging.getLogger("tensorpool_async")
+
+
+@attrs.frozen(kw_only=True)
+class Leftover:
+    """Something that was made as ephemeral or with a time to live, and that outlived its owner.
+
+    Attributes:
+        entry: Its entry in the journal.
+        kind: `CLUSTER_CLAIM` for a cluster, `STORAGE_CREATE` for a volume.
+        resource_id: Its id.
+        name: Its name.
+        age: Seconds since its creation was sent.
+        hourly_rate: What it costs, in USD per hour; None where the engine does not say.
+    """
+
+    entry: int
+    kind: OperationKind
+    resource_id: str
+    name: str | None
+    age: float
+    hourly_rate: float | None = None
+
+
+class Recovery:
+    """Finds again what the journal says was in flight."""
+
+    def __init__(
+        self, books: Books, submitter: Submitter, reconciler: Reconciler, clusters: Clusters, storage: Storage
+    ) -> None:
+        self._books = books
+        self._submitter = submitter
+        self._transport = submitter.transport
+        self._reconciler = reconciler
+        self._clusters = clusters
+        self._storage = storage
+        self._recovered: set[int] = set()
+
+    async def recover(self) -> list[Operation[Any]]:
+        """Return the operations that were in flight when their processes ended, followed from here on.
+
+        Raises:
+            ConfigurationError: The client has no journal.
+            JournalError: The journal cannot be read or written.
+            AmbiguousOutcomeError: For some of them the engine could not be asked, or does not say enough. They stay in
+                the journal, and the others are given by the next call.
+        """
+        entries = await (await self._books.opened()).take_over(self._books.engine)
+        mine = [entry for entry in entries if self._is_lost(entry)]
+        found = await asyncio.gather(*(self._find(entry) for entry in mine), return_exceptions=True)
+        problems: list[BaseException] = []
+        operations: list[Operation[Any]] = []
+        for entry, outcome in zip(mine, found, strict=True):
+            if isinstance(outcome, BaseException):
+                problems.append(outcome)
+            elif outcome is not None:
+                self._recovered.add(entry.id)
+                operations.append(outcome)
+        for problem in problems:
+            if not isinstance(problem, TensorPoolError):
+                raise problem
+        if problems:
+            raise _unclear(problems)
+        return operations
+
+    async def leftovers(self, *, older: float = 0.0) -> list[Leftover]:
+        """Return what was made as ephemeral, or with a time to live that is over, and outlived its owner.
+
+        Args:
+            older: Seconds; only what was sent longer ago than this.
+
+        Raises:
+            ConfigurationError: The client has no journal.
+            JournalError: The journal cannot be read.
+            TensorPoolError: The engine could not be asked.
+        """
+        entries = await (await self._books.opened()).entries(self._books.engine, ended=True)
+        now = self._transport.now()
+        overdue = [entry for entry in entries if self._is_overdue(entry, now - max(older, 0.0), now)]
+        living = await self._living({entry.intent.kind for entry in overdue})
+        left: list[Leftover] = []
+        for entry in overdue:
+            resource_id = _resource_id(entry)
+            if resource_id not in living:
+                self._books.gone(resource_id)
+                continue
+            left.append(
+                Leftover(
+                    entry=entry.id,
+                    kind=entry.intent.kind,
+                    resource_id=resource_id,
+                    name=entry.intent.name,
+                    age=now - entry.intent.sent_at,
+                    hourly_rate=living[resource_id],
+                )
+            )
+        return left
+
+    async def reap(self, leftover: Leftover) -> bool:
+        """Destroy something that outlived its owner; say whether it was this call that did.
+
+        Raises:
+            ConflictError: It is protected from deletion, or lastingly busy.
+            TensorPoolError: It could not be destroyed.
+        """
+        if not await (await self._books.opened()).claim(leftover.entry):
+            return False
+        if leftover.kind is OperationKind.CLUSTER_CLAIM:
+            await self._clusters.lifecycle.destroy(Cluster(leftover.resource_id))
+        else:
+            with contextlib.suppress(NotFound):
+                await self._storage.destroy(leftover.resource_id).result()
+        self._books.gone(leftover.resource_id)
+        return True
+
+    def _is_lost(self, entry: Entry) -> bool:
+        """Whether nobody in this process follows it, or only because it was recovered before."""
+        operation = self._books.operation_of(entry)
+        return not self._books.is_sending(entry) and (operation is None or entry.id in self._recovered)
+
+    def _is_overdue(self, entry: Entry, before: float, now: float) -> bool:
+        intent = entry.intent
+        if intent.kind not in CREATIONS or entry.gone_at is not None or entry.ticket is None:
+            return False
+        is_held = entry.owner_alive and entry.id not in self._recovered
+        expired = intent.ttl is not None and intent.sent_at + intent.ttl <= now
+        return not is_held and (intent.ephemeral or expired) and intent.sent_at <= before
+
+    async def _living(self, kinds: Iterable[OperationKind]) -> dict[str, float | None]:
+        """Return what there is of these kinds, with its price."""
+        living: dict[str, float | None] = {}
+        if OperationKind.CLUSTER_CLAIM in kinds:
+            living |= {cluster.id: cluster.hourly_rate for cluster in await self._clusters.list()}
+        if OperationKind.STORAGE_CREATE in kinds:
+            living |= {volume.id: volume.hourly_rate for volume in await self._storage.list()}
+        return living
+
+    async def _find(self, entry: Entry) -> Operation[Any] | None:
+        """Find out what became of an entry; None where nothing is in flight."""
+        operation = self._books.operation_of(entry)
+        if operation is not None:
+            return operation
+        ticket = entry.ticket or await self._search(entry)
+        if ticket is None:
+            return None
+        await self._books.adopt(entry, ticket)
+        operation = self._submitter.follow(ticket)
+        self._books.follow(entry.id, operation)
+        return operation
+
+    async def _search(self, entry: Entry) -> Ticket | None:
+        """Look at the engine for what became of a change whose answer never came."""
+        if entry.intent.kind in CREATIONS:
+            return await self._search_creation(entry)
+        return await self._search_change(entry)
+
+    async def _search_creation(self, entry: Entry) -> Ticket | None:
+        intent = entry.intent
+        name = intent.name or ""
+        find = (
+            self._clusters.look_for if intent.kind is OperationKind.CLUSTER_CLAIM else self._storage.look_for
+        )
+        is_fresh = self._transport.now() - intent.sent_at < FRESH
+        found: Found | None = await self._reconciler.look(find, name, until_seen=is_fresh)
+        if found is None:
+            self._books.close_entry(entry, NOT_MADE)
+            return None
+        origin = origin_of(
+            made_at=epoch_of(found.created_at),
+            sent_at=self._transport.engine_time(intent.sent_at),
+            random_name=intent.random_name,
+            taken=await self._belongs_to_another(entry, found.resource_id),
+        )
+        if origin is Origin.BEFORE:
+            self._books.close_entry(entry, NOT_MADE)
+            return None
+        if origin is Origin.UNCLEAR:
+            text = f"{found.resource_id} is called {name!r}, and nothing says whether it was made by this"
+            raise AmbiguousOutcomeError(text, name=name, method=intent.method, path=intent.path)
+        request_ids = () if found.request_id is None else (found.request_id,)
+        return Ticket(intent.kind, found.resource_id, request_ids)
+
+    async def _belongs_to_another(self, entry: Entry, resource_id: str) -> bool:
+        entries = await (await self._books.opened()).entries(self._books.engine, ended=True)
+        others = [one for one in entries if one.id != entry.id and one.intent.kind in CREATIONS]
+        return any(one.ticket is not None and one.ticket.resource_id == resource_id for one in others)
+
+    async def _search_change(self, entry: Entry) -> Ticket | None:
+        intent = entry.intent
+        rule, resource_id = KINDS.get(intent.kind), intent.resource_id
+        ticket = Ticket(intent.kind, resource_id, expected=intent.expected)
+        if rule is None or resource_id is None:
+            self._books.close_entry(entry, "unknown: nothing shows whether it was carried out")
+            return None
+        try:
+            model = await self._transport.send(rule.resource.read(resource_id))
+        except NotFound:
+            outcome = "COMPLETED" if rule.done_when_gone else "not carried out: it is gone"
+            self._books.close_entry(entry, outcome)
+            if intent.kind in DESTRUCTIONS:
+                self._books.gone(resource_id)
+            return None
+        is_going = intent.kind in DESTRUCTIONS and status_text(model).casefold() == "destroying"
+        if is_going or rule.sign(model, intent.expected) is Sign.SUCCEEDED:
+            return ticket
+        logger.warning(
+            "%s of %s was not carried out: its process ended before the engine took it",
+            intent.kind,
+            resource_id,
+        )
+        self._books.close_entry(entry, "not carried out")
+        return None
+
+
+def _resource_id(entry: Entry) -> str:
+    return (entry.ticket.resource_id if entry.ticket is not None else None) or ""
+
+
+def _unclear(problems: list[BaseException]) -> AmbiguousOutcomeError:
+    first = problems[0]
+    text = f"{len(problems)} entries of the journal could not be cleared up; the first: {first}"
+    problem = AmbiguousOutcomeError(
+        text, name=first.name if isinstance(first, AmbiguousOutcomeError) else None
+    )
+    problem.__cause__ = first
+    return problem
