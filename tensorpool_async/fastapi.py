@@ -350,9 +350,10 @@ async def stream_operation(
     try:
         async with aclosing(cast("AsyncGenerator[RequestInfo]", operation.updates())) as updates:
             async for info in updates:
+                if seen and operation.polls == 0:
+                    continue  # what an operation that goes on begins with is older than what was seen
                 mark = _mark_of(info)
-                # Before the first poll, what is known of an operation that goes on is older than what was seen.
-                if mark != seen and not (seen and operation.polls == 0):
+                if mark != seen:
                     yield _update(operation, info, mark, engine_messages=engine_messages)
                 seen = ""
         last = ServerSentEvent(event="result", id=_id(operation, "end"), data=await _result(operation))

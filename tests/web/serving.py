@@ -20,6 +20,7 @@ async def serve(app: FastAPI) -> AsyncGenerator[str]:
     """Run an app under uvicorn in this loop, and yield its address."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
         config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve([listening]))
@@ -27,7 +28,7 @@ async def serve(app: FastAPI) -> AsyncGenerator[str]:
             assert not task.done(), "the app did not start"
             await asyncio.sleep(0.005)
         try:
-            yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.should_exit = True
             await task
