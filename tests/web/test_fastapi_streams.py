@@ -65,7 +65,7 @@ async def create(url: str, name: str) -> str:
     async with httpx.AsyncClient() as http:
         answer = await http.post(f"{url}/clusters/{name}")
         assert answer.status_code == 202, answer.text
-        return answer.json()
+        return str(answer.json())
 
 
 def told(events: list[Event]) -> list[tuple[str, Any]]:
