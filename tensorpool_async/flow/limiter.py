@@ -28,6 +28,9 @@ class LimiterStatistics:
         rate_limited: Attempts that were asked to wait (429, or 503 with Retry-After) so far.
         paused_for: Seconds until requests may go again; 0 when there is no pause.
         per_second: The pace that holds now, in requests per second; None where nothing bounds it.
+        reason: What those who wait are waiting for: `slots`, `pace`, `pause` (a 429), or `quota` (one that is used
+            up); None where nobody has to wait.
+        ready_in: Seconds until the next request may go, as far as the pace is concerned; 0 where it may go now.
     """
 
     in_flight: int
@@ -37,6 +40,8 @@ class LimiterStatistics:
     rate_limited: int
     paused_for: float
     per_second: float | None
+    reason: str | None = None
+    ready_in: float = 0.0
 
 
 class RateLimiter:
@@ -62,6 +67,7 @@ class RateLimiter:
         "_queues",
         "_rate_limited",
         "_timer",
+        "_timer_at",
     )
 
     def __init__(self, max_in_flight: int = 32, max_per_second: float | None = None) -> None:
@@ -86,6 +92,7 @@ class RateLimiter:
         self._granted = 0
         self._rate_limited = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -101,9 +108,14 @@ class RateLimiter:
         Raises:
             WrongEventLoopError: The limiter is in use on another event loop.
         """
-        loop = self._bind()
-        if self._may_go(loop.time()) and not any(self._queues):
-            return self._grant(loop.time())
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
+        changes, reads, polls = self._queues
+        if not (changes or reads or polls) and self._in_flight < self._max_in_flight:
+            now = loop.time()
+            if self._pace.ready_at <= now:
+                return self._grant(now)
         turn: asyncio.Future[float] = loop.create_future()
         self._queues[lane].append(turn)
         self._wake()
@@ -132,16 +144,27 @@ class RateLimiter:
             ok: Whether the engine let the request through.
             limits: What the answer's RateLimit headers say, where it has some; see `limits_of`.
         """
-        del limits
+        changes, reads, polls = self._queues
+        waiting = bool(changes or reads or polls)
+        if ok:
+            # With a timer set, it is the pace that they wait for, and not a slot.
+            self._pace.passed(granted_at, waited=waiting and self._timer is not None)
         self._in_flight -= 1
+        if retry_after is not None or limits is not None:
+            self._listen(granted_at, retry_after, limits)
+        if not self._in_flight:
+            self._pace.nothing_under_way()
+        if waiting:
+            self._wake()
+
+    def _listen(self, granted_at: float, retry_after: float | None, limits: Limits | None) -> None:
+        loop = self._loop
+        now = granted_at if loop is None else loop.time()
         if retry_after is not None:
             self._rate_limited += 1
-            loop = self._loop
-            now = granted_at if loop is None else loop.time()
-            self._pace.throttled(now, granted_at, retry_after)
-        elif ok:
-            self._pace.succeeded(waited=any(self._queues))
-        self._wake()
+            self._pace.throttled(now, granted_at, retry_after, limits)
+        if limits is not None:
+            self._pace.told(now, limits, self._in_flight, waits=retry_after is not None)
 
     @asynccontextmanager
     async def slot(self, lane: Lane = Lane.READ) -> AsyncGenerator[None]:
@@ -154,45 +177,54 @@ class RateLimiter:
 
     def statistics(self) -> LimiterStatistics:
         """Return what the limiter is doing now."""
+        bound = self._loop is not None
         now = self._loop.time() if self._loop is not None else 0.0
         waiting = [sum(1 for turn in queue if not turn.done()) for queue in self._queues]
+        pace = self._pace
         return LimiterStatistics(
             in_flight=self._in_flight,
             max_in_flight=self._max_in_flight,
             waiting=(waiting[Lane.CHANGE], waiting[Lane.READ], waiting[Lane.POLL]),
             granted=self._granted,
             rate_limited=self._rate_limited,
-            paused_for=max(0.0, self._pace.paused_until - now) if self._loop is not None else 0.0,
-            per_second=self._pace.rate,
+            paused_for=max(0.0, pace.paused_until - now) if bound else 0.0,
+            per_second=pace.rate,
+            reason=self._reason(now, waits=any(waiting)) if bound else None,
+            ready_in=max(0.0, pace.ready_at - now) if bound else 0.0,
         )
+
+    def _reason(self, now: float, *, waits: bool) -> str | None:
+        bound = self._pace.bound_at(now)
+        if bound in {"pause", "quota"}:
+            return bound
+        if not waits:
+            return None
+        return "slots" if self._in_flight >= self._max_in_flight else bound
 
     def __repr__(self) -> str:
         now = self.statistics()
         waiting = "/".join(str(count) for count in now.waiting)
         pace = "" if now.per_second is None else f", {now.per_second:.3g}/s"
-        pause = f", paused for {now.paused_for:.1f} s" if now.paused_for else ""
-        return f"<RateLimiter {now.in_flight}/{now.max_in_flight} in flight, {waiting} waiting{pace}{pause}>"
+        reasons = {
+            None: "",
+            "slots": ", for a slot",
+            "pace": f", for the pace: next in {now.ready_in:.2f} s",
+            "pause": f", paused for {now.paused_for:.1f} s",
+            "quota": f", quota used up for {now.ready_in:.1f} s",
+        }
+        return (
+            f"<RateLimiter {now.in_flight}/{now.max_in_flight} in flight, {waiting} waiting"
+            f"{pace}{reasons[now.reason]}>"
+        )
 
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if (
-                self._loop is not None
-                and (self._in_flight or any(self._queues))
-                and not self._loop.is_closed()
-            ):
-                raise WrongEventLoopError(
-                    "the limiter is in use on another event loop; make one for each loop"
-                )
-            self._loop = loop
-            self._in_flight = 0
-            self._timer = None
-            for queue in self._queues:
-                queue.clear()
-        return loop
-
-    def _may_go(self, now: float) -> bool:
-        return self._in_flight < self._max_in_flight and self._pace.ready_at <= now
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None and (self._in_flight or any(self._queues)) and not self._loop.is_closed():
+            raise WrongEventLoopError("the limiter is in use on another event loop; make one for each loop")
+        self._loop = loop
+        self._in_flight = 0
+        self._timer = None
+        for queue in self._queues:
+            queue.clear()
 
     def _grant(self, now: float) -> float:
         self._pace.take(now)
@@ -202,22 +234,36 @@ class RateLimiter:
 
     def _wake(self) -> None:
         """Let go whoever may go now, and set the timer for the next one."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         loop = self._loop
         if loop is None:
             return
+        now = loop.time()
         while True:
             for queue in self._queues:
                 while queue and queue[0].done():
                     queue.popleft()
             if not any(self._queues) or self._in_flight >= self._max_in_flight:
+                self._cancel_timer()
                 return
-            now = loop.time()
             if self._pace.ready_at > now:
-                self._timer = loop.call_at(self._pace.ready_at, self._wake)
+                self._set_timer(loop, self._pace.ready_at)
                 return
             lane = self._order.next_lane([bool(queue) for queue in self._queues])
             if lane is not None:
                 self._queues[lane].popleft().set_result(self._grant(now))
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return  # it looks again when it goes off: cheaper than a new one for each request
+            self._timer.cancel()
+        self._timer, self._timer_at = loop.call_at(at, self._time_has_come), at
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_has_come(self) -> None:
+        self._timer = None
+        self._wake()

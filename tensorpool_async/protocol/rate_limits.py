@@ -127,14 +127,13 @@ def _tightness(limits: Limits) -> tuple[float, float, float]:
 
 
 def _structured(text: str, policy_text: str) -> Iterator[Limits]:
-    policies = {name: parameters for name, parameters in _items(policy_text) if _counts_requests(parameters)}
+    policies = dict(_items(policy_text))
+    others = {name for name, parameters in policies.items() if not _counts_requests(parameters)}
     seen = False
     for name, parameters in _items(text):
-        if name not in policies and not _counts_requests(parameters):
-            continue
         policy = policies.get(name, {})
         remaining, reset = _count(parameters.get("r")), _seconds(parameters.get("t"))
-        if remaining is not None:
+        if remaining is not None and name not in others and _counts_requests(parameters):
             seen = True
             yield _limits(_count(policy.get("q")), _seconds(policy.get("w")), remaining, reset)
     old = {name: value for name, _, value in (item.partition("=") for item in _split(_ITEM, text))}
@@ -144,7 +143,7 @@ def _structured(text: str, policy_text: str) -> Iterator[Limits]:
         yield _limits(limit, _window_of(policy_text, limit), remaining, _seconds(old.get("reset")))
     for name, parameters in () if seen else policies.items():
         quota, window = _count(parameters.get("q", name)), _seconds(parameters.get("w"))
-        if quota and window:
+        if quota and window and name not in others:
             yield _limits(quota, window, None, None)
 
 
@@ -173,9 +172,9 @@ def _split(pattern: re.Pattern[str], text: str) -> Iterator[str]:
 def _items(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each member of a structured list: its value, and its parameters."""
     for item in _split(_ITEM, text):
-        value, *parameters = _split(_PART, item)
-        pairs = (parameter.partition("=") for parameter in parameters)
-        yield value, {key.strip(): content.strip() for key, _, content in pairs}
+        parts = list(_split(_PART, item))
+        pairs = (parameter.partition("=") for parameter in parts[1:])
+        yield "".join(parts[:1]), {key.strip(): content.strip() for key, _, content in pairs}
 
 
 def _counts_requests(parameters: Mapping[str, str]) -> bool:
