@@ -15,6 +15,7 @@ from tensorpool_async.errors import (
     FleetError,
     FleetFileError,
     InsufficientBalance,
+    JournalError,
     NotFound,
     OperationError,
     OperationFailed,
@@ -31,6 +32,7 @@ from tensorpool_async.errors import (
     WrongEventLoopError,
 )
 from tensorpool_async.flow import LimiterStatistics, RateLimiter
+from tensorpool_async.journal import Entry as JournalEntry
 from tensorpool_async.models import (
     AwsConfig,
     Bucket,
@@ -58,6 +60,7 @@ from tensorpool_async.models import (
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
+from tensorpool_async.resources.recovery import Leftover
 from tensorpool_async.secrets import Secret
 from tensorpool_async.submissions import Submission
 
@@ -83,6 +86,9 @@ __all__ = [
     "InsufficientBalance",
     "Job",
     "JobStatus",
+    "JournalEntry",
+    "JournalError",
+    "Leftover",
     "LimiterStatistics",
     "NotFound",
     "ObjectStorageCredentials",

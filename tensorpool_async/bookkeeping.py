@@ -15,11 +15,12 @@ import attrs
 from tensorpool_async.errors import (
     AmbiguousOutcomeError,
     ConfigurationError,
+    JournalError,
     NotFound,
     OperationFailed,
     TensorPoolError,
 )
-from tensorpool_async.journal import NOT_MADE, REFUSED, Entry, EntryState, Intent, Journal, JournalError
+from tensorpool_async.journal import NOT_MADE, REFUSED, Entry, EntryState, Intent, Journal
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.requests import Request

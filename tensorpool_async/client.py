@@ -16,7 +16,7 @@ from tensorpool_async.bookkeeping import Books
 from tensorpool_async.config import Timeouts, find_base_url, find_key
 from tensorpool_async.events import Dispatcher
 from tensorpool_async.flow.limiter import LimiterStatistics, RateLimiter
-from tensorpool_async.journal import Entry, Journal, SQLiteJournal
+from tensorpool_async.journal import Entry, Journal
 from tensorpool_async.models.account import Health
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
@@ -318,4 +318,8 @@ class TensorPool:
 
 
 def _journal_of(journal: Journal | str | os.PathLike[str] | None) -> Journal | None:
-    return SQLiteJournal(journal) if isinstance(journal, str | os.PathLike) else journal
+    if not isinstance(journal, str | os.PathLike):
+        return journal
+    from tensorpool_async.journal import SQLiteJournal
+
+    return SQLiteJournal(journal)

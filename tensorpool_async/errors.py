@@ -23,6 +23,7 @@
     │   ├── OperationFailed       the engine ended the operation as FAILED
     │   └── OperationTimeout      the caller's timeout ended the wait; the operation lives on (also a TimeoutError)
     ├── AmbiguousOutcomeError     a change was sent, its answer was lost, and whether it was made is not known
+    ├── JournalError              the journal cannot be read or written, so nothing was sent
     ├── CommandRefused            the engine asked for a command that the caller's policy does not allow
     ├── PathRefused               the engine named a file outside of the folder that it is meant for
     ├── StreamError               the end of a job's stream before its last word; `.retryable` says what to do
@@ -36,6 +37,7 @@ never loses what it waited for. No error ever holds the API key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -250,6 +252,26 @@ class AmbiguousOutcomeError(TensorPoolError):
         self.name = name
         self.method = method
         self.path = path
+
+
+class JournalError(TensorPoolError):
+    """The journal cannot be read or written. What was to be noted in it was not sent.
+
+    Attributes:
+        path: The file.
+        problem: What is wrong with it.
+        advice: What to do about it.
+    """
+
+    def __init__(self, path: str | PathLike[str], problem: str, advice: str) -> None:
+        super().__init__(f"the journal {path} {problem}; {advice}")
+        self.path = fspath(path)
+        self.problem = problem
+        self.advice = advice
+
+    def again(self) -> Self:
+        """Make the same error for one more caller, so that no two share a traceback."""
+        return type(self)(self.path, self.problem, self.advice)
 
 
 class CommandRefused(TensorPoolError):

@@ -45,6 +45,7 @@ EVERY_ERROR = list(tree_of(TensorPoolError))
 ARGUMENTS: dict[str, Any] = {
     "str": "a text",
     "str | None": "a text",
+    "str | PathLike[str]": "journal.db",
     "int": 503,
     "int | None": 7,
     "bool": True,

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import attrs
 
-from tensorpool_async.journal.errors import JournalError
+from tensorpool_async.errors import JournalError
 from tensorpool_async.journal.files import identity, make_folders, secure, sync_folder
 from tensorpool_async.journal.owners import Owner
 from tensorpool_async.journal.records import DESTROYED, NOT_MADE, REFUSED, Entry, EntryState, Intent

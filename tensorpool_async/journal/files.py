@@ -8,7 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
-from tensorpool_async.journal.errors import JournalError
+from tensorpool_async.errors import JournalError
 
 
 logger = logging.getLogger("tensorpool_async")

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from tensorpool_async.journal.database import Batch, Database, Row
-from tensorpool_async.journal.errors import JournalError
+from tensorpool_async.errors import JournalError
 
 
 logger = logging.getLogger("tensorpool_async")
