@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import anyio
 
-from tensorpool_async.journal.database import Database, accepted_row, intent_row, text
 from tensorpool_async.errors import JournalError
+from tensorpool_async.journal.database import Database, accepted_row, intent_row, text
 from tensorpool_async.journal.records import NOT_MADE, Entry, Intent
 from tensorpool_async.journal.writer import Call, Waiter, Write, Writer
 from tensorpool_async.protocol.tokens import Ticket

@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
-from tensorpool_async.journal.database import Batch, Database, Row
 from tensorpool_async.errors import JournalError
+from tensorpool_async.journal.database import Batch, Database, Row
 
 
 logger = logging.getLogger("tensorpool_async")
