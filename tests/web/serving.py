@@ -16,10 +16,11 @@ from fastapi import FastAPI
 
 
 @asynccontextmanager
-async def serve(app: FastAPI) -> AsyncGenerator[str]:
+async def serve(app: FastAPI, *, port: int = 0) -> AsyncGenerator[str]:
     """Run an app under uvicorn in this loop, and yield its address."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         port = listening.getsockname()[1]
         config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
@@ -32,6 +33,11 @@ async def serve(app: FastAPI) -> AsyncGenerator[str]:
         finally:
             server.should_exit = True
             await task
+
+
+def tasks_here() -> set[asyncio.Task[Any]]:
+    """Return all tasks but those of the emulator, which keeps a task for each open connection in this same loop."""
+    return {task for task in asyncio.all_tasks() if "RequestHandler.start" not in repr(task.get_coro())}
 
 
 @attrs.frozen

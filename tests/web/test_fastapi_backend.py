@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from tensorpool_async import PollPolicy
 from tensorpool_async.emulator import Emulator
-from tests.web.serving import Event, events_of, serve
+from tests.web.serving import Event, events_of, serve, tasks_here
 
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/backend/app.py"
@@ -36,9 +36,7 @@ def load_example() -> Any:
 
 def backend(engine: Emulator, folder: Path) -> FastAPI:
     polling = PollPolicy(initial=0.01)
-    app: FastAPI = load_example().create_app(
-        folder, api_key=engine.key, base_url=engine.url, polling=polling
-    )
+    app: FastAPI = load_example().create_app(folder, api_key=engine.key, base_url=engine.url, polling=polling)
     return app
 
 
@@ -179,7 +177,7 @@ async def test_fifty_browsers_of_which_ten_go_away_leave_nothing_behind(
     engine: Emulator, tmp_path: Path
 ) -> None:
     async with serve(backend(engine, tmp_path)) as url, browser(url) as http:
-        before = asyncio.all_tasks()
+        before = tasks_here()
         limits = httpx.Limits(max_connections=None)
         connected = asyncio.Event()
         ready = 0
@@ -207,6 +205,6 @@ async def test_fifty_browsers_of_which_ten_go_away_leave_nothing_behind(
         assert (ends.count("left"), ends.count("done")) == (10, 40)
         assert (await settled(http))["phase"] == "done"
         async with asyncio.timeout(20):
-            while asyncio.all_tasks() - before:
+            while tasks_here() - before:
                 await asyncio.sleep(0.02)
     assert sorted(living(engine)) == MEMBERS
