@@ -130,7 +130,14 @@ class Operation(Generic[T]):
         """
         if not self.done():
             self._follow()
-            await self._wait(timeout)
+            if timeout is None:
+                waiter = self._progress.add_waiter()
+                try:  # not in a coroutine of its own: of these, tens of thousands may wait
+                    await waiter
+                finally:
+                    self._progress.remove_waiter(waiter)
+            else:
+                await self._wait(timeout)
         if self._machine.error is not None:
             # Many may raise this one error; without this, each would lengthen its traceback.
             raise self._machine.error.with_traceback(None)
@@ -185,10 +192,12 @@ class Operation(Generic[T]):
         if not self.done():
             self._poller.follow(self._progress, 0.0)
 
-    async def _wait(self, timeout: float | None) -> None:
+    async def _wait(self, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
-                await self._progress.wait()
+                await self.result()
+        except TensorPoolError:
+            return  # what it ended with, for the caller to raise
         except TimeoutError:
             raise OperationTimeout(f"{self!r} did not end within {timeout} s; it goes on").bind(
                 self
@@ -198,14 +207,12 @@ class Operation(Generic[T]):
 class Progress:
     """What the poller sees of an operation, and what it tells those who wait."""
 
-    __slots__ = ("_callbacks", "_listeners", "_machine", "_operation", "_waiters")
+    __slots__ = ("_audience", "_machine", "_operation")
 
     def __init__(self, machine: OperationMachine, operation: Operation[Any]) -> None:
         self._machine = machine
         self._operation = operation
-        self._waiters: list[asyncio.Future[None]] = []
-        self._callbacks: list[tuple[Callable[[Any], object], contextvars.Context]] = []
-        self._listeners: list[Listener] = []
+        self._audience: Audience | None = None
 
     def done(self) -> bool:
         """Whether the operation has ended."""
@@ -236,17 +243,16 @@ class Progress:
             self._machine.error = error
             self._finish()
 
-    async def wait(self) -> None:
-        """Wait for the end, without harm to the others who wait."""
-        if self.done():
-            return
+    def add_waiter(self) -> asyncio.Future[None]:
+        """Return a future that ends with the operation, and that nobody else waits for."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        self._open().waiters.append(waiter)
+        return waiter
+
+    def remove_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Forget a future of `add_waiter`."""
+        if self._audience is not None and waiter in self._audience.waiters:
+            self._audience.waiters.remove(waiter)
 
     def add_callback(self, callback: Callable[[Any], object]) -> None:
         """Call it once the operation has ended."""
@@ -254,14 +260,15 @@ class Progress:
         if self.done():
             asyncio.get_running_loop().call_soon(callback, self._operation, context=context)
         else:
-            self._callbacks.append((callback, context))
+            self._open().callbacks.append((callback, context))
 
     def remove_callback(self, callback: Callable[[Any], object]) -> int:
         """Forget it; return how often it was there."""
-        kept = [entry for entry in self._callbacks if entry[0] != callback]
-        removed = len(self._callbacks) - len(kept)
-        self._callbacks = kept
-        return removed
+        if self._audience is None:
+            return 0
+        before = self._audience.callbacks
+        self._audience.callbacks = [entry for entry in before if entry[0] != callback]
+        return len(before) - len(self._audience.callbacks)
 
     def listen(self) -> Listener:
         """Return an iterator over what is known, and what comes."""
@@ -271,35 +278,51 @@ class Progress:
         if self.done():
             listener.end()
         else:
-            self._listeners.append(listener)
+            self._open().listeners.append(listener)
         return listener
 
     def unlisten(self, listener: Listener) -> None:
         """Forget a listener."""
-        if listener in self._listeners:
-            self._listeners.remove(listener)
+        if self._audience is not None and listener in self._audience.listeners:
+            self._audience.listeners.remove(listener)
+
+    def _open(self) -> Audience:
+        if self._audience is None:
+            self._audience = Audience()
+        return self._audience
 
     def _tell(self, before: RequestInfo | None) -> None:
         info = self._machine.info
-        if info is None or not self._listeners:
+        if info is None or self._audience is None:
             return
         if before is None or (before.status, before.external_message) != (info.status, info.external_message):
-            for listener in self._listeners:
+            for listener in self._audience.listeners:
                 listener.put(info)
 
     def _finish(self) -> None:
         if self._machine.error is not None:
             self._machine.error.bind(self._operation)
-        for listener in self._listeners:
+        audience, self._audience = self._audience, None
+        if audience is None:
+            return
+        for listener in audience.listeners:
             listener.end()
-        self._listeners.clear()
-        for waiter in self._waiters:
+        for waiter in audience.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._waiters.clear()
-        for callback, context in self._callbacks:
+        for callback, context in audience.callbacks:
             asyncio.get_running_loop().call_soon(callback, self._operation, context=context)
-        self._callbacks.clear()
+
+
+class Audience:
+    """Who wants to hear of an operation; most operations have none, or one who waits."""
+
+    __slots__ = ("callbacks", "listeners", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: list[asyncio.Future[None]] = []
+        self.callbacks: list[tuple[Callable[[Any], object], contextvars.Context]] = []
+        self.listeners: list[Listener] = []
 
 
 class Listener:

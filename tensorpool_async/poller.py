@@ -2,13 +2,16 @@
 
 Nothing runs per operation: an operation that waits is an entry of the heap. One timer is set for the earliest entry.
 What is due is handed, in order, to as many workers as the limiter has slots; a worker ends when nothing is due.
+
+Where the limiter lets through fewer polls than fall due, each comes late by the same: whoever has been due for longest is
+next, and a poll that was made late is followed by the next one its whole delay after that. So no operation is polled
+twice while another waits, and only as many polls queue at the limiter as it has slots: a change passes all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
 from typing import Any, Protocol
 
 from tensorpool_async.errors import OperationError, TensorPoolError
@@ -47,10 +50,10 @@ class Poller:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._heap: list[tuple[float, int, Pollable]] = []
-        self._due: deque[Pollable] = deque()
         self._followed: set[Pollable] = set()
         self._workers: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._count = 0
         self._closed = False
 
@@ -63,7 +66,9 @@ class Poller:
             operation.end(_closed())
         elif operation not in self._followed:
             self._followed.add(operation)
-            self._schedule(operation, delay)
+            loop = asyncio.get_running_loop()
+            self._schedule(operation, loop.time() + delay)
+            self._set_timer(loop)
 
     async def aclose(self) -> None:
         """Stop polling. Whoever waits for an operation is told so; the operations live on at the engine."""
@@ -78,51 +83,63 @@ class Poller:
             await asyncio.gather(*workers, return_exceptions=True)
         finally:
             self._heap.clear()
-            self._due.clear()
             while self._followed:
                 self._followed.pop().end(_closed())
 
-    def _schedule(self, operation: Pollable, delay: float) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time() + delay
+    def _schedule(self, operation: Pollable, due: float) -> None:
         self._count += 1
         heapq.heappush(self._heap, (due, self._count, operation))
-        if self._heap[0][1] == self._count:
-            self._set_timer(loop)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See that something looks at the earliest entry in time: a timer, or the workers, if all are at work."""
+        if not self._heap or self._closed or len(self._workers) >= self._transport.limiter.max_in_flight:
+            return
+        due = self._heap[0][0]
         if self._timer is not None:
+            if self._timer_at <= due:
+                return
             self._timer.cancel()
-        self._timer = loop.call_at(self._heap[0][0], self._collect) if self._heap else None
+        self._timer_at = due
+        self._timer = loop.call_at(due, self._collect)
 
     def _collect(self) -> None:
         """Hand over what is due."""
         loop = asyncio.get_running_loop()
         self._timer = None
-        now = loop.time()
-        while self._heap and self._heap[0][0] <= now:
-            self._due.append(heapq.heappop(self._heap)[2])
-        if self._heap:
-            self._set_timer(loop)
-        free = self._transport.limiter.max_in_flight - len(self._workers)
-        for _ in range(min(len(self._due), free)):
-            self._workers.add(loop.create_task(self._work(), name="tensorpool-poll"))
+        while len(self._workers) < self._transport.limiter.max_in_flight:
+            operation = self._next(loop.time())
+            if operation is None:
+                break
+            self._workers.add(loop.create_task(self._work(operation), name="tensorpool-poll"))
+        self._set_timer(loop)
 
-    async def _work(self) -> None:
+    def _next(self, now: float) -> Pollable | None:
+        """Take what has been due for longest; return None where nothing is due."""
+        while self._heap and self._heap[0][0] <= now:
+            operation = heapq.heappop(self._heap)[2]
+            if not operation.done():
+                return operation
+            self._followed.discard(operation)
+        return None
+
+    async def _work(self, operation: Pollable | None) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while self._due:
-                operation = self._due.popleft()
-                delay = None if operation.done() else await self._poll(operation)
+            while operation is not None:
+                delay = await self._poll(operation)
+                now = loop.time()
                 if delay is None:
                     self._followed.discard(operation)
                 else:
-                    self._schedule(operation, delay)
+                    self._schedule(operation, now + delay)
+                operation = self._next(now)
         finally:
             # Here and not in a callback of the task, which would come later: what falls due in between would see a
             # worker that no longer looks.
             worker = asyncio.current_task()
             if worker is not None:
                 self._workers.discard(worker)
+            self._set_timer(loop)
 
     async def _poll(self, operation: Pollable) -> float | None:
         share = self._transport.random.random()

@@ -16,9 +16,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ssl import SSLContext
 from typing import Any, TypedDict, TypeVar
+from urllib.request import getproxies
 
 import aiohttp
 import attrs
+from aiohttp.helpers import get_env_proxy_for_url
+from multidict import CIMultiDict
+from yarl import URL
 
 from tensorpool_async.config import Timeouts
 from tensorpool_async.errors import (
@@ -31,6 +35,7 @@ from tensorpool_async.errors import (
 )
 from tensorpool_async.flow.budget import RetryBudget
 from tensorpool_async.flow.limiter import RateLimiter
+from tensorpool_async.protocol.rate_limits import limits_of
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response, answer_of, error_of
 from tensorpool_async.protocol.retries import (
@@ -100,7 +105,17 @@ class ConnectionOptions(TypedDict):
     """What aiohttp takes for one connection."""
 
     ssl: SSLContext | bool | aiohttp.Fingerprint
-    proxy: str | None
+    proxy: str | URL | None
+    proxy_headers: dict[str, str] | None
+
+
+class RequestOptions(ConnectionOptions):
+    """What aiohttp takes for each request to the engine, made once for all of them."""
+
+    headers: CIMultiDict[str]
+    timeout: aiohttp.ClientTimeout
+    allow_redirects: bool
+    middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
 
 
 class Download:
@@ -161,11 +176,12 @@ class Transport:
         self._trust_env = trust_env
         self._foreign_session = session
         self._session: aiohttp.ClientSession | None = None
-        self._headers: dict[str, str] = {}
+        self._url = URL(base_url)
+        self._path = self._url.raw_path.rstrip("/")
+        self._options: RequestOptions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._last_date: str | None = None
-        self._last_received_at = 0.0
+        self._last: Response | None = None
 
     @property
     def closed(self) -> bool:
@@ -177,10 +193,15 @@ class Transport:
         """How often and how soon a request is sent again."""
         return self._retry
 
-    @property
-    def connection_options(self) -> ConnectionOptions:
-        """What every connection is made with."""
-        return {"ssl": self._ssl, "proxy": self._proxy}
+    async def connection_options(self, url: str) -> ConnectionOptions:
+        """Return what a connection for this address is made with."""
+        proxy: str | URL | None = self._proxy
+        proxy_headers: dict[str, str] | None = None
+        # A session that trusts the environment looks for proxies and for passwords in files before each request, in a
+        # thread. The engine is always the same, so that here it is asked for once.
+        if proxy is None and self._trust_env and self._foreign_session is None and getproxies():
+            proxy, proxy_headers = await asyncio.to_thread(_proxy_from_environment, URL(url))
+        return {"ssl": self._ssl, "proxy": proxy, "proxy_headers": proxy_headers}
 
     def now(self) -> float:
         """Return the time by this machine's clock, in seconds since the epoch."""
@@ -188,7 +209,9 @@ class Transport:
 
     def engine_time(self, local_time: float) -> float:
         """Return what the engine's clock showed at a time of this machine's, as its last answer's `Date` tells."""
-        return local_time + clock_offset(self._last_date, self._last_received_at)
+        if self._last is None:
+            return local_time
+        return local_time + clock_offset(self._last.headers.get("Date"), self._last.received_at)
 
     async def send(self, request: Request[T], exchange: Exchange | None = None) -> T:
         """Send a request as often as the retry table allows, and return its decoded answer.
@@ -231,17 +254,24 @@ class Transport:
             ConnectionFailed: The engine gave no answer.
         """
         session = self._open()
+        options = self._options or await self._make_options()
         granted_at = await self.limiter.acquire(request.lane)
-        retry_after: float | None = None
-        ok = False
         try:
             if request.leaving is not None:
                 request.leaving()
-            response = await (exchange or self._exchange)(session, request)
-            ok = response.ok
-            retry_after = self._pause_of(response)
-        finally:
-            self.limiter.release(granted_at, retry_after=retry_after, ok=ok)
+            if exchange is None:
+                response = await self._exchange(session, request, options)
+            else:
+                response = await exchange(session, request)
+        except BaseException:
+            self.limiter.release(granted_at)
+            raise
+        self.limiter.release(
+            granted_at,
+            retry_after=self._pause_of(response),
+            ok=response.ok,
+            limits=limits_of(response.headers, response.received_at),
+        )
         return response
 
     @asynccontextmanager
@@ -260,12 +290,13 @@ class Transport:
             ConnectionFailed: The connection was not made, or lost on the way.
         """
         session = self._open()
+        options = await self.connection_options(url)
         headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag else {}
         path = url.partition("?")[0]  # what follows is the signature: a secret
         lost: ConnectionFailed
         try:
             async with session.get(
-                url, headers=headers, timeout=self._timeout, middlewares=ONCE_ONLY, **self.connection_options
+                url, headers=headers, timeout=self._timeout, middlewares=ONCE_ONLY, **options
             ) as answer:
                 if answer.status not in {200, 206}:
                     response = Response(answer.status, answer.headers, await answer.read(), time.time())
@@ -302,32 +333,31 @@ class Transport:
         logger.debug("%s %s again, after: %s", request.method, request.path, error)
         return tries
 
-    async def _exchange(self, session: aiohttp.ClientSession, request: Request[Any]) -> Response:
-        self.counters.requests += 1
-        self.counters.polls += request.lane is Lane.POLL
+    async def _exchange(
+        self, session: aiohttp.ClientSession, request: Request[Any], options: RequestOptions
+    ) -> Response:
+        counters = self.counters
+        counters.requests += 1
+        counters.polls += request.lane is Lane.POLL
         lost: ConnectionFailed
         try:
-            async with session.request(
+            answer = await session.request(
                 request.method,
-                self.base_url + request.path,
+                self._url.with_path(self._path + request.path, encoded=True),
                 params=request.query or None,
                 data=None if request.json is None else json.dumps(request.json).encode(),
-                headers=self._headers,
-                timeout=self._timeout,
-                allow_redirects=False,
-                middlewares=ONCE_ONLY,
-                **self.connection_options,
-            ) as answer:
-                body = await answer.read()
-                logger.debug("%s %s: %d", request.method, request.path, answer.status)
-                self._last_date, self._last_received_at = answer.headers.get("Date"), time.time()
-                if answer.status >= 400:
-                    body = body.replace(
-                        self._key.reveal().encode(), MASK.encode()
-                    )  # an engine may quote the key
-                return Response(answer.status, answer.headers, body, self._last_received_at)
+                **options,
+            )
+            body = await answer.read()  # which gives the connection back, or closes it where it fails
         except (aiohttp.ClientError, OSError, _OnceOnly) as error:
             lost = connection_failed(error)
+        else:
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("%s %s: %d", request.method, request.path, answer.status)
+            if answer.status >= 400:  # an engine may quote the key
+                body = body.replace(self._key.reveal().encode(), MASK.encode())
+            self._last = response = Response(answer.status, answer.headers, body, time.time())
+            return response
         # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.
         logger.debug("%s %s: %s", request.method, request.path, lost)
         raise lost
@@ -360,24 +390,32 @@ class Transport:
         if self._closed:
             raise ConnectionFailed("the client is closed", sent=False, permanent=True)
         if self._session is None:
-            self._headers = self._make_headers()
             self._session = self._foreign_session or self._make_session()
         return self._session
 
-    def _make_headers(self) -> dict[str, str]:
-        return {
-            "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-            "User-Agent": f"tensorpool-async/{VERSION}",
+    async def _make_options(self) -> RequestOptions:
+        connection = await self.connection_options(self.base_url)
+        self._options = {
+            **connection,
+            "headers": CIMultiDict(
+                {
+                    "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
+                    "Accept": "application/json",
+                    "Content-Type": "application/json",
+                    "User-Agent": f"tensorpool-async/{VERSION}",
+                }
+            ),
+            "timeout": self._timeout,
+            "allow_redirects": False,
+            "middlewares": ONCE_ONLY,
         }
+        return self._options
 
     def _make_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             # The limiter's slots bound the connections; a pool that is smaller would queue behind its back.
             connector=_Connector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=self._trust_env,
         )
 
     def __del__(self) -> None:
@@ -399,6 +437,14 @@ class _Connector(aiohttp.TCPConnector):
     def __del__(self, _: object = None, /) -> None:
         if not self.closed and not self._loop.is_closed():
             self._close()
+
+
+def _proxy_from_environment(url: URL) -> tuple[URL | None, dict[str, str] | None]:
+    try:
+        proxy, login = get_env_proxy_for_url(url)
+    except LookupError:
+        return None, None
+    return proxy, None if login is None else {"Proxy-Authorization": login.encode()}
 
 
 def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcomeError:

@@ -118,6 +118,7 @@ class Sockets:
         self, session: aiohttp.ClientSession, request: Request[Any]
     ) -> aiohttp.ClientWebSocketResponse:
         url = "ws" + self._transport.base_url.removeprefix("http") + request.path
+        options = await self._transport.connection_options(url)
         refused: TensorPoolError
         try:
             return await session.ws_connect(
@@ -125,7 +126,7 @@ class Sockets:
                 heartbeat=HEARTBEAT,
                 max_msg_size=LARGEST_MESSAGE,
                 timeout=WS_TIMEOUT,
-                **self._transport.connection_options,
+                **options,
             )
         except aiohttp.WSServerHandshakeError as error:
             response = Response(error.status, error.headers or {}, b"", time.time())

@@ -380,7 +380,7 @@ async def test_a_request_that_is_forgotten_is_found_by_its_resource(
     scripted.answer("GET /cluster/info/c-1", {"cluster_info": {"id": "c-1", "status": "configuring"}})
     scripted.answer("GET /cluster/info/c-1", RUNNING)
     assert (await odd_tp.clusters.create("8xH100").result()).id == "c-1"
-    assert scripted.count("GET /request/info/r-1") == 5
+    assert scripted.count("GET /request/info/r-1") > 5  # 2 s pass before it is believed
 
 
 async def test_the_order_of_polls_follows_the_engines_pace(

@@ -1,4 +1,4 @@
-"""From JSON to attrs and back: one converter, tolerant where the engine's answers are not certain.
+"""From JSON to attrs and back, tolerant where the engine's answers are not certain.
 
 - A field that is null counts as absent, so that its default holds; without a default, and where it may be None, it
   is None.
@@ -7,6 +7,9 @@
 - A list and a truth value must be just that: of a text, Python would make a list of its letters, and "false" true.
 - What no field takes is kept in `extra`, and written back from there.
 - What cannot be read is a `DecodeError` that names the path, such as `$.instances[0].id`.
+
+There are two converters with the same rules: a quick one that everything goes through, and one that takes its time to
+say what is wrong, which is asked only where the quick one failed. What they do for a class is made when it is needed.
 """
 
 from __future__ import annotations
@@ -27,7 +30,12 @@ T = TypeVar("T")
 
 WIRE_NAMES = "tensorpool_async.wire_names"
 
+FAILURES = (BaseValidationError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+
+quick = Converter(detailed_validation=False)
 converter = Converter()
+
+Structure = Callable[[Any], Any]
 
 
 def names(*wire_names: str) -> dict[str, tuple[str, ...]]:
@@ -42,8 +50,12 @@ def structure(data: object, kind: type[T], *, path: str = "") -> T:
         DecodeError: The data does not fit; the message names the place.
     """
     try:
+        return cast("T", quick.get_structure_hook(kind)(data, kind))
+    except FAILURES:
+        pass
+    try:
         return converter.structure(data, kind)
-    except (BaseValidationError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except FAILURES as error:
         problems = "; ".join(_problems(error))
         raise DecodeError(f"the answer is no {kind.__name__}: {problems}", path=path) from error
 
@@ -100,6 +112,71 @@ def _make_structure_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
     return hook
 
 
+def _make_quick_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
+    fields = [field for field in attrs.fields(attrs.resolve_types(kind)) if field.name != "extra"]
+    recipes = [(field.name, _wire_names(field), _quick_structure(field.type)) for field in fields]
+    plain = [(name, wire[0], make) for name, wire, make in recipes if len(wire) == 1]
+    renamed = [recipe for recipe in recipes if len(recipe[1]) > 1]
+    absent = {
+        field.name: None
+        for field in fields
+        if field.default is attrs.NOTHING and NoneType in get_args(field.type)
+    }
+
+    def hook(data: Any, _: Any) -> Any:
+        if not isinstance(data, dict):
+            raise TypeError("expected an object")
+        extra = cast("dict[str, Any]", data).copy()
+        known: dict[str, Any] = absent.copy()
+        for name, wire_name, make in plain:
+            value = extra.pop(wire_name, None)
+            if value is not None:
+                known[name] = make(value)
+        for name, wire_names, make in renamed:
+            _take_renamed(extra, known, name, wire_names, make)
+        if extra:
+            known["extra"] = extra
+        return kind(**known)
+
+    return hook
+
+
+def _take_renamed(
+    extra: dict[str, Any], known: dict[str, Any], name: str, wire_names: tuple[str, ...], make: Structure
+) -> None:
+    for wire_name in wire_names:
+        if extra.get(wire_name) is None:
+            extra.pop(wire_name, None)
+        elif known.get(name) is None:
+            known[name] = make(extra.pop(wire_name))
+
+
+def _quick_structure(kind: Any) -> Structure:
+    """Return what makes a value of this type; the value is never None."""
+    arguments = [argument for argument in get_args(kind) if argument is not NoneType]
+    if NoneType in get_args(kind) and len(arguments) == 1:
+        kind = arguments[0]
+    if kind is str:
+        return _quick_text
+    if isinstance(kind, type) and issubclass(kind, OpenEnum):
+        return _quick_enum(kind)
+    hook = quick.get_structure_hook(kind)
+    return lambda value: hook(value, kind)
+
+
+def _quick_text(value: Any) -> str:
+    return value if type(value) is str else str(value)
+
+
+def _quick_enum(kind: type[OpenEnum]) -> Structure:
+    members: dict[Any, OpenEnum] = {member.value: member for member in kind}
+
+    def make(value: Any) -> OpenEnum:
+        return members.get(value) or kind(value)
+
+    return make
+
+
 def _make_unstructure_hook(kind: type[Any]) -> Callable[[Any], dict[str, Any]]:
     fields = [(field.name, _wire_names(field)[0]) for field in attrs.fields(kind) if field.name != "extra"]
 
@@ -110,16 +187,19 @@ def _make_unstructure_hook(kind: type[Any]) -> Callable[[Any], dict[str, Any]]:
     return hook
 
 
-def _make_tuple_hook(kind: Any) -> Callable[[Any, Any], Any]:
-    of_list: Any = GenericAlias(list, get_args(kind)[:1])
-    structure_items = converter.get_structure_hook(of_list)
+def _tuple_hook_maker(using: Converter) -> Callable[[Any], Callable[[Any, Any], Any]]:
+    def make(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+        of_list: Any = GenericAlias(list, get_args(kind)[:1])
+        structure_items = using.get_structure_hook(of_list)
 
-    def hook(data: Any, _: Any) -> tuple[Any, ...]:
-        if not isinstance(data, list | tuple):
-            raise TypeError(f"expected a list, not {type(data).__name__}")
-        return tuple(structure_items(data, of_list))
+        def hook(data: Any, _: Any) -> tuple[Any, ...]:
+            if not isinstance(data, list | tuple):
+                raise TypeError(f"expected a list, not {type(data).__name__}")
+            return tuple(structure_items(data, of_list))
 
-    return hook
+        return hook
+
+    return make
 
 
 def _structure_bool(value: Any, _: Any) -> bool:
@@ -137,7 +217,9 @@ def _is_tuple(kind: Any) -> bool:
 
 
 converter.register_structure_hook_factory(_has_extra)(_make_structure_hook)
+quick.register_structure_hook_factory(_has_extra)(_make_quick_hook)
+for each in (converter, quick):
+    each.register_structure_hook_factory(_is_tuple)(_tuple_hook_maker(each))
+    each.register_structure_hook(bool, _structure_bool)
 converter.register_unstructure_hook_factory(_has_extra)(_make_unstructure_hook)
-converter.register_structure_hook_factory(_is_tuple)(_make_tuple_hook)
-converter.register_structure_hook(bool, _structure_bool)
 converter.register_unstructure_hook(OpenEnum, _open_enum_text)

@@ -8,9 +8,10 @@ An operation is in one of four phases:
 - READING: the engine is done, and the resource is read, since it is the result.
 - DONE: there is a result, or an error.
 
-What moves it between them is one of the events below; the table says where to. Answers that cannot be read, errors of
+What moves it between them is one of the events below; the table says where to. Answers that are cut off, errors of
 the server and lost connections are no events: the same poll is made again, later. So only the engine's word, a lasting
-refusal, or the caller ends an operation's wait.
+refusal, or the caller ends an operation's wait. Also lasting is a resource that is answered whole, and time and again is
+none that this package can read.
 """
 
 from __future__ import annotations
@@ -42,6 +43,16 @@ from tensorpool_async.protocol.tokens import Ticket
 LASTING_404 = 5
 """How many polls in a row find nothing until that is believed: what was just made may not be visible everywhere."""
 
+LASTING_404_SECONDS = 2.0
+"""Seconds that must lie between these polls as well: an engine that asks to be polled at once would be believed too soon."""
+
+SHORTEST_404_DELAY = 0.05
+"""Seconds between two of these polls, once there were enough of them, also where the engine asks for none: else their
+time would never pass."""
+
+LASTING_NONSENSE = 20
+"""How many answers in a row are whole and cannot be read until that is believed to last."""
+
 
 class Phase(Enum):
     """Where an operation is in its life."""
@@ -63,6 +74,7 @@ class Event(Enum):
     MISSING = "the request is lastingly unknown; the resource is known"
     LOST = "nothing is left to ask"
     REFUSED = "401 or 403"
+    UNREADABLE = "lastingly nothing that this package can read"
     RESULT = "the result was read"
 
 
@@ -81,9 +93,11 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.WATCHING, Event.FAILED): Phase.DONE,
     (Phase.WATCHING, Event.LOST): Phase.DONE,
     (Phase.WATCHING, Event.REFUSED): Phase.DONE,
+    (Phase.WATCHING, Event.UNREADABLE): Phase.DONE,
     (Phase.READING, Event.RESULT): Phase.DONE,
     (Phase.READING, Event.LOST): Phase.DONE,
     (Phase.READING, Event.REFUSED): Phase.DONE,
+    (Phase.READING, Event.UNREADABLE): Phase.DONE,
 }
 
 
@@ -98,7 +112,10 @@ class OperationMachine:
         "_failures",
         "_index",
         "_missing",
+        "_missing_for",
         "_policy",
+        "_request",
+        "_unreadable",
         "error",
         "expected",
         "info",
@@ -124,6 +141,9 @@ class OperationMachine:
         self._index = 0
         self._failures = 0
         self._missing = 0
+        self._missing_for = 0.0
+        self._unreadable = 0
+        self._request: Request[Any] | None = None
 
     @property
     def ticket(self) -> Ticket:
@@ -140,10 +160,16 @@ class OperationMachine:
         return first_delay(self._policy, retry_after, share)
 
     def next_request(self) -> Request[Any]:
-        """Return what to ask the engine."""
-        if self.phase is Phase.FOLLOWING:
-            return Request("GET", path_of("request", "info", self.request_ids[self._index]), lane=Lane.POLL)
-        return self._rule().resource.read(self.resource_id or "", lane=Lane.POLL)
+        """Return what to ask the engine: the same object until something else is asked."""
+        request = self._request
+        if request is None:
+            if self.phase is Phase.FOLLOWING:
+                path = path_of("request", "info", self.request_ids[self._index])
+                request = Request("GET", path, lane=Lane.POLL)
+            else:
+                request = self._rule().resource.read(self.resource_id or "", lane=Lane.POLL)
+            self._request = request
+        return request
 
     def receive(self, response: Response, share: float, *, asked: Request[Any] | None = None) -> float | None:
         """Take an answer of any status; return the seconds until the next poll, or None at the end.
@@ -164,9 +190,6 @@ class OperationMachine:
     def _take(self, request: Request[Any], response: Response, share: float) -> float | None:
         try:
             answer = answer_of(response, method=request.method, path=request.path)
-            event = self._read(request, answer)
-        except DecodeError as error:
-            return self.receive_failure(error, share)
         except NotFound as error:
             return self._not_found(error, response, share)
         except (AuthenticationError, PermissionDenied) as error:
@@ -174,8 +197,23 @@ class OperationMachine:
             return self._advance(Event.REFUSED, None, share)
         except StatusError as error:
             return self.receive_failure(error, share, retry_after=response.retry_after)
-        self._failures = self._missing = 0
-        return self._advance(event, response.retry_after, share)
+        except DecodeError as error:
+            return self.receive_failure(error, share)
+        try:
+            event = self._read(request, answer)
+        except DecodeError as error:
+            return self._not_understood(error, answer, share)
+        self._failures = self._missing = self._unreadable = 0
+        return self._advance(event, answer.retry_after, share)
+
+    def _not_understood(self, error: DecodeError, answer: Answer, share: float) -> float | None:
+        if self.phase is Phase.FOLLOWING or answer.body is None:
+            return self.receive_failure(error, share)  # an empty answer was cut off, for all one knows
+        self._unreadable += 1
+        if self._unreadable < LASTING_NONSENSE:
+            return self.receive_failure(error, share)
+        self.error = error
+        return self._advance(Event.UNREADABLE, None, share)
 
     def receive_failure(
         self,
@@ -205,6 +243,7 @@ class OperationMachine:
         if info.status is RequestStatus.COMPLETED and not is_last:
             self.info = attrs.evolve(info, status=RequestStatus.PROCESSING)
             self._index += 1
+            self._request = None
             return Event.NEXT_REQUEST
         self.info = info
         if info.status is RequestStatus.FAILED:
@@ -235,9 +274,14 @@ class OperationMachine:
         if self.phase is Phase.WATCHING and self._rule().done_when_gone:
             self.info = self._own_info(RequestStatus.COMPLETED, "it is gone")
             return self._advance(Event.COMPLETED_WITHOUT_RESULT, None, share)
+        self._missing_for = self._missing_for if self._missing else 0.0
         self._missing += 1
-        if self._missing < LASTING_404:
-            return delay_after(self._policy, response.retry_after, failures=0, share=share)
+        if self._missing < LASTING_404 or self._missing_for < LASTING_404_SECONDS:
+            delay = delay_after(self._policy, response.retry_after, failures=0, share=share)
+            if self._missing >= LASTING_404:
+                delay = max(delay, SHORTEST_404_DELAY)
+            self._missing_for += delay
+            return delay
         rule = KINDS.get(self.kind or OperationKind(""))
         can_watch = rule is not None and rule.can_watch(self.resource_id, self.expected)
         if self.phase is Phase.FOLLOWING and can_watch:
@@ -247,8 +291,12 @@ class OperationMachine:
         return self._advance(Event.LOST, None, share)
 
     def _advance(self, event: Event, retry_after: float | None, share: float) -> float | None:
+        if event is Event.PROGRESS:  # what nearly every poll brings, and what leads nowhere else
+            return delay_after(self._policy, retry_after, failures=0, share=share)
         before = self.phase
         self.phase = TRANSITIONS[before, event]
+        if self.phase is not before:
+            self._request = None
         if self.phase is Phase.DONE:
             return None
         if self.phase is not before or event is Event.NEXT_REQUEST:

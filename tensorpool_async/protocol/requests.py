@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -45,6 +46,9 @@ def query_of(**values: str | int | bool | None) -> dict[str, str]:
     }
 
 
+_NO_QUERY: Mapping[str, str] = MappingProxyType({})
+
+
 def _body(answer: Answer) -> Any:
     return answer.body
 
@@ -74,7 +78,7 @@ class Request(Generic[T]):
     method: str
     path: str
     decode: Callable[[Answer], T] = attrs.field(default=_body)
-    query: Mapping[str, str] = attrs.field(factory=dict[str, str], kw_only=True)
+    query: Mapping[str, str] = attrs.field(default=_NO_QUERY, kw_only=True)
     json: Any = attrs.field(default=None, kw_only=True)
     lane: Lane = attrs.field(default=Lane.READ, kw_only=True)
     safe: bool = attrs.field(default=False, kw_only=True)

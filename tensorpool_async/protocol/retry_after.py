@@ -25,6 +25,8 @@ def retry_after_of(headers: Mapping[str, str], received_at: float) -> float | No
     value = headers.get("Retry-After")
     if value is None:
         return None
+    if _SECONDS.fullmatch(value) and value.isascii():
+        return _sane(float(value))  # by far the most frequent form: no date has to be read for it
     return parse_retry_after(value, _epoch(headers.get("Date", "")) or received_at)
 
 

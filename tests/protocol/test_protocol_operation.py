@@ -13,13 +13,23 @@ from hypothesis import strategies as st
 from tensorpool_async.errors import (
     AuthenticationError,
     ConnectionFailed,
+    DecodeError,
     NotFound,
     OperationFailed,
     PermissionDenied,
     TensorPoolError,
 )
 from tensorpool_async.models import Cluster, ClusterStatus, OperationKind, RequestStatus
-from tensorpool_async.protocol.operation import LASTING_404, TRANSITIONS, Event, OperationMachine, Phase
+from tensorpool_async.protocol.operation import (
+    LASTING_404,
+    LASTING_404_SECONDS,
+    LASTING_NONSENSE,
+    SHORTEST_404_DELAY,
+    TRANSITIONS,
+    Event,
+    OperationMachine,
+    Phase,
+)
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.protocol.responses import Response
@@ -103,9 +113,11 @@ TABLE: list[tuple[Phase, Event, Phase]] = [
     (WATCHING, Event.FAILED, DONE),
     (WATCHING, Event.LOST, DONE),
     (WATCHING, Event.REFUSED, DONE),
+    (WATCHING, Event.UNREADABLE, DONE),
     (READING, Event.RESULT, DONE),
     (READING, Event.LOST, DONE),
     (READING, Event.REFUSED, DONE),
+    (READING, Event.UNREADABLE, DONE),
 ]
 
 
@@ -407,3 +419,67 @@ def test_any_answers_lead_along_the_table(ticket: Ticket, answers: list[Response
     assert isinstance(
         machine.error, OperationFailed | AuthenticationError | PermissionDenied | NotFound | None
     )
+
+
+NONSENSE = says(200, {"cluster_info": {"id": "c-1", "instances": "many"}})
+
+
+@pytest.mark.parametrize("machine_in", [watching, reading])
+def test_a_resource_that_is_lastingly_none_ends_the_wait(machine_in: Any) -> None:
+    machine = machine_in()
+    assert receive(machine, [NONSENSE] * (LASTING_NONSENSE - 1)) is not None
+    assert receive(machine, [NONSENSE]) is None
+    assert isinstance(machine.error, DecodeError)
+    assert machine.done
+
+
+@pytest.mark.parametrize("between", [CUT_OFF, says(200, b""), HTML])
+def test_answers_that_are_cut_off_never_end_a_wait(between: Response) -> None:
+    machine = watching()
+    assert receive(machine, [between] * 3 * LASTING_NONSENSE) is not None
+    machine.receive_failure(ConnectionFailed("lost"), 0.0)
+    assert receive(machine, [NONSENSE] * (LASTING_NONSENSE - 1)) is not None
+    assert not machine.done
+
+
+def test_one_resource_that_can_be_read_begins_the_count_of_the_others_anew() -> None:
+    machine = watching()
+    receive(machine, [NONSENSE] * (LASTING_NONSENSE - 1))
+    receive(machine, [cluster_is("PENDING")])
+    assert receive(machine, [NONSENSE] * (LASTING_NONSENSE - 1)) is not None
+
+
+def test_a_request_that_cannot_be_read_is_asked_for_as_long_as_it_takes() -> None:
+    machine = following()
+    assert receive(machine, [says(200, {"status": []})] * 3 * LASTING_NONSENSE) is not None
+    assert not machine.done
+
+
+def test_a_404_is_believed_only_after_some_time_however_often_the_engine_wants_to_be_asked() -> None:
+    machine = following(None, resource_id=None)
+    at_once = says(404, {"detail": "not found"}, retry_after="0")
+    delays: list[float] = []
+    while (delay := receive(machine, [at_once])) is not None:
+        delays.append(delay)
+    assert delays[: LASTING_404 - 1] == [0.0] * (LASTING_404 - 1)
+    assert set(delays[LASTING_404 - 1 :]) == {SHORTEST_404_DELAY}
+    assert sum(delays) >= LASTING_404_SECONDS
+    assert isinstance(machine.error, NotFound)
+
+
+def test_the_time_of_404s_is_counted_from_the_first_in_a_row() -> None:
+    machine = following(None, resource_id=None)
+    slow, quick = (says(404, {"detail": "not found"}, retry_after=seconds) for seconds in ("60", "0"))
+    receive(machine, [slow, request_is("PENDING")])
+    assert receive(machine, [quick] * LASTING_404) == SHORTEST_404_DELAY
+
+
+def test_the_same_request_is_asked_until_something_else_is() -> None:
+    machine = following(CLAIM, "r-1", "r-2")
+    first = machine.next_request()
+    receive(machine, [request_is("PENDING")])
+    assert machine.next_request() is first
+    receive(machine, [request_is("COMPLETED")])
+    assert machine.next_request().path == "/request/info/r-2"
+    receive(machine, [request_is("COMPLETED")])
+    assert machine.next_request().path == "/cluster/info/c-1"
