@@ -2,6 +2,7 @@
 
 from tensorpool_async.fleet.definition import ClusterGroup, Fleet, Member, VolumeGroup
 from tensorpool_async.fleet.file import load
+from tensorpool_async.fleet.members import FleetMembers
 from tensorpool_async.fleet.plan import Action, Plan, PlannedMember
 from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
 from tensorpool_async.fleet.session import FleetSession
@@ -12,6 +13,7 @@ __all__ = [
     "ClusterGroup",
     "Fleet",
     "FleetIncomplete",
+    "FleetMembers",
     "FleetReport",
     "FleetSession",
     "Member",

@@ -37,7 +37,8 @@ class Entry:
     hourly_rate: float | None = None
     began: float | None = None
     ended: float | None = None
-    error: Exception | None = None
+    errors: tuple[Exception, ...] = ()
+    outcome: str = ""
     tried: list[str] = attrs.field(factory=list[str])
     operations: list[Operation[Any]] = attrs.field(factory=list[Operation[Any]])
 
@@ -115,7 +116,16 @@ class Account:
     def fails(self, key: str, error: Exception) -> None:
         """Take down that a member failed."""
         error.add_note(f"fleet member {self._entries[key].name}")
-        self.change(key, MemberState.FAILED, sentence(error), error=error)
+        errors = (*self._entries[key].errors, error)
+        self.change(key, MemberState.FAILED, sentence(error), errors=errors)
+
+    def concludes(self, key: str, outcome: str) -> None:
+        """Take down how it ended for a member, in words."""
+        self._entries[key].outcome = outcome
+
+    def entry(self, key: str) -> Entry:
+        """Return what is known of a member."""
+        return self._entries[key]
 
     def asks(self, key: str, instance_type: str, rate: float | None) -> None:
         """Take down that a cluster of this type is asked for now."""
@@ -125,7 +135,7 @@ class Account:
     @property
     def errors(self) -> list[Exception]:
         """The errors of the members that failed."""
-        return [entry.error for entry in self._entries.values() if entry.error is not None]
+        return [error for entry in self._entries.values() for error in entry.errors]
 
     def report(self) -> FleetReport:
         """Return how things stand."""
@@ -152,7 +162,8 @@ class Account:
             seconds=0.0 if entry.began is None else ended - entry.began,
             polls=sum(operation.polls for operation in entry.operations),
             hourly_rate=entry.hourly_rate if entry.id else None,
-            error=None if entry.error is None else sentence(entry.error),
+            error="; ".join(sentence(error) for error in entry.errors) or None,
+            outcome=entry.outcome,
             tried=tuple(entry.tried),
         )
 

@@ -54,6 +54,7 @@ class MemberReport:
         polls: How often the engine was asked how far it is.
         hourly_rate: What it costs, in USD per hour; None where there is no cluster, or the engine names no price.
         error: Why it failed, as a sentence.
+        outcome: What the end of an `async with` block left of it, in words; empty before that.
         tried: The instance types that this run asked for, in order.
     """
 
@@ -67,6 +68,7 @@ class MemberReport:
     polls: int = 0
     hourly_rate: float | None = None
     error: str | None = None
+    outcome: str = ""
     tried: tuple[str, ...] = ()
 
 
@@ -160,4 +162,5 @@ def _outcomes(report: FleetReport | None) -> dict[str, str]:
 def _outcome(member: MemberReport) -> str:
     cluster = f" ({member.id})" if member.id else ""
     reason = f": {member.error}" if member.error else ""
-    return f"{member.state}{cluster}{reason}"
+    outcome = f"; {member.outcome}" if member.outcome else ""
+    return f"{member.state}{cluster}{reason}{outcome}"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import TracebackType
+from typing import Literal
 
 import anyio
 
 from tensorpool_async.client import TensorPool
 from tensorpool_async.fleet.account import Account, Entry, Listener
+from tensorpool_async.fleet.block import Block, BlockOptions
 from tensorpool_async.fleet.climb import Climb
 from tensorpool_async.fleet.definition import Fleet
 from tensorpool_async.fleet.ledger import Ledger
+from tensorpool_async.fleet.members import FleetMembers
 from tensorpool_async.fleet.plan import Plan, by_name, check_budget
 from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
 from tensorpool_async.fleet.sending import Sender
@@ -25,12 +29,84 @@ class FleetSession:
 
     A member's name is its identity and the engine is the state; nothing is kept elsewhere. So everything here can be
     run again, after a crash and from another machine too.
+
+    As a context manager it is all or nothing. `async with tp.fleet(fleet) as members:` brings the fleet up as `up` does,
+    and gives its clusters as `FleetMembers`. When the block ends (normally, by an exception, by cancellation, by Ctrl-C)
+    what it has made is destroyed, volumes after clusters and with all data on them, whatever the fleet file protects
+    from deletion. What was there before, or was made by somebody else, is left. Nothing is destroyed while its creation
+    is still going on at the engine, and no creation that was sent is forgotten: its answer is waited for. Being cancelled
+    does not shorten this; a second Ctrl-C does, and what is left then is logged. Entering raises what `up` raises.
+
+    If the end of a block cannot destroy everything, the body's own error stays the one that is raised, with a note for
+    each cluster that is left; without one, `FleetError` is raised.
     """
 
-    def __init__(self, tp: TensorPool, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        tp: TensorPool,
+        fleet: Fleet,
+        *,
+        on_failure: Literal["rollback", "keep"] = "rollback",
+        min_ready: int | None = None,
+        rollback_timeout: float = 3600.0,
+        on_event: Listener | None = None,
+    ) -> None:
+        """Make a session; the options are those of `async with`.
+
+        Args:
+            tp: The client.
+            fleet: What the fleet should be.
+            on_failure: What to do when a member fails while the block is entered, before the `FleetError` is raised:
+                "rollback" asks for no more and destroys what the block has made; "keep" destroys nothing. A block that
+                is cancelled destroys what it has made in either case.
+            min_ready: How many clusters must run; None: all of them. With so many the block runs, and what is left of
+                the failed ones is destroyed. Volumes must all be there.
+            rollback_timeout: Seconds that the destroying may take, counted from its beginning.
+            on_event: Called with a `FleetMemberChanged` for each change.
+
+        Raises:
+            ValueError: An option has no meaning, or not for this fleet.
+        """
         self._tp = tp
         self._fleet = fleet
+        self._options = BlockOptions(
+            on_failure=on_failure, min_ready=min_ready, rollback_timeout=rollback_timeout
+        )
+        self._options.check(fleet)
+        self._on_event = on_event
         self._account: Account | None = None
+        self._block: Block | None = None
+        self._entered = False
+
+    async def __aenter__(self) -> FleetMembers:
+        if self._entered:
+            raise RuntimeError(f"the block of the fleet {self._fleet.name} was entered already")
+        self._entered = True
+        try:
+            account = Account(self._fleet.name, self._tp, self._on_event)
+            survey = await make_survey(self._tp, self._fleet)
+            check_budget(survey.plan)
+            block = Block(self._tp, self._fleet, account, survey, self._options)
+            self._account = account
+            members = await block.enter()
+        except BaseException:
+            self._entered = False
+            raise
+        self._block = block
+        return members
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        block, self._block = self._block, None
+        try:
+            if block is not None:
+                await block.leave(error)
+        finally:
+            self._entered = False
 
     @property
     def fleet(self) -> Fleet:
@@ -39,7 +115,7 @@ class FleetSession:
 
     @property
     def report(self) -> FleetReport | None:
-        """How the last `up` or `down` stands, also while it runs and after it was cancelled; None before the first."""
+        """How the last `up`, `down` or block stands, also while it runs and after it was cancelled; None before the first."""
         return None if self._account is None else self._account.report()
 
     async def plan(self) -> Plan:

@@ -1,0 +1,419 @@
+"""A fleet as a context manager: all or nothing, whatever happens and wherever it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Literal
+
+import pytest
+
+from tensorpool_async import (
+    BudgetExceeded,
+    FleetError,
+    InsufficientBalance,
+    OperationFailed,
+    OperationTimeout,
+    PollPolicy,
+    RetryPolicy,
+    TensorPool,
+)
+from tensorpool_async.emulator import Emulator, Fault, FaultKind
+from tensorpool_async.events import FleetMemberChanged
+from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, FleetSession, VolumeGroup, rollback
+from tensorpool_async.resources import lifecycle
+from tests.cancelling import walk
+
+
+CREATE = "/cluster/create"
+PAIR = ClusterGroup("t", "1xH100", count=2)
+FLEET = Fleet("s", [PAIR])
+WHOLE = Fleet(
+    "s", [ClusterGroup("t", "8xH200", count=2, num_nodes=2)], [VolumeGroup("data", 10, attach_to=["t"])]
+)
+QUICK = RetryPolicy(backoff=0.005, longest_backoff=0.01)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollback, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(rollback, "LOOK_DELAY", 0.01)
+    monkeypatch.setattr(lifecycle, "CONFLICT_DELAY", 0.01)
+
+
+@pytest.fixture
+async def engine() -> AsyncGenerator[Emulator]:
+    """Run an engine that is as quick as can be."""
+    async with Emulator(
+        provision_seconds=0.02,
+        destroy_seconds=0.01,
+        edit_seconds=0.005,
+        storage_seconds=0.01,
+        attach_seconds=0.01,
+        retry_after=0.005,
+    ) as emulator:
+        yield emulator
+
+
+def client_of(engine: Emulator) -> TensorPool:
+    polling = PollPolicy(default=0.005, initial=0.005)
+    return TensorPool(engine.key, base_url=engine.url, polling=polling, retry=QUICK)
+
+
+@pytest.fixture
+async def client(engine: Emulator) -> AsyncGenerator[TensorPool]:
+    async with client_of(engine) as tp:
+        yield tp
+
+
+def nothing_left(engine: Emulator) -> None:
+    assert engine.record.living == []
+    assert engine.record.living_volumes == []
+    assert engine.record.destroys_before_ready == 0
+    assert engine.record.made_twice == []
+
+
+async def test_the_block_has_the_fleet_and_leaves_nothing(engine: Emulator, client: TensorPool) -> None:
+    fleet = Fleet(
+        "s", [PAIR, ClusterGroup("u", "8xH200", num_nodes=2)], [VolumeGroup("data", 5, attach_to=["u"])]
+    )
+    events: list[FleetMemberChanged] = []
+    session = FleetSession(client, fleet, on_event=events.append)
+    async with session as members:
+        assert [cluster.name for cluster in members] == ["s-t-0", "s-t-1", "s-u-0"]
+        assert {cluster.id for cluster in members} == set(engine.record.living)
+        assert members["s-t-1"] is members[1]
+        assert members[1:] == (members[1], members[2])
+        assert members[0] in members
+        assert members.group("t") == list(members[:2])
+        with pytest.raises(KeyError):
+            members.group("v")
+        assert members.volumes["data"].attached_clusters == (members[2].id,)
+        assert members[2].storage == (members.volumes["data"].id,)
+        assert {member.state for member in members.report.members} == {"RUNNING"}
+    nothing_left(engine)
+    assert session.report == members.report
+    assert {member.state for member in members.report.members} == {"DESTROYED"}
+    assert {member.outcome for member in members.report.members} == {"destroyed with the block"}
+    said = list(dict.fromkeys(event.state for event in events if event.member == "s-t-0"))
+    assert said == ["WAITING", "CREATING", "RUNNING", "DESTROYING", "DESTROYED"]
+
+
+async def test_an_error_of_the_body_passes_and_leaves_nothing(engine: Emulator, client: TensorPool) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with FleetSession(client, WHOLE):
+            raise KeyError("mine")
+    nothing_left(engine)
+
+
+async def test_a_session_can_be_entered_again_but_not_twice(engine: Emulator, client: TensorPool) -> None:
+    session = FleetSession(client, FLEET)
+    for _ in range(2):
+        async with session:
+            with pytest.raises(RuntimeError, match="entered already"):
+                await session.__aenter__()
+            assert len(engine.record.living) == 2
+    nothing_left(engine)
+    assert len(engine.record.clusters_made) == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{"min_ready": 0}, {"min_ready": 3}, {"on_failure": "x"}, {"rollback_timeout": 0}]
+)
+async def test_options_without_meaning_are_refused(options: dict[str, Any], client: TensorPool) -> None:
+    with pytest.raises(ValueError):
+        FleetSession(client, FLEET, **options)
+
+
+async def test_a_member_that_fails_takes_all_along(engine: Emulator, client: TensorPool) -> None:
+    engine.faults.add(Fault(FaultKind.FAILED, path=CREATE))
+    with pytest.raises(FleetIncomplete, match="what was made was rolled back") as caught:
+        async with FleetSession(client, WHOLE):
+            pytest.fail("the body ran")
+    nothing_left(engine)
+    (failure,) = caught.value.exceptions
+    assert isinstance(failure, OperationFailed)
+    told = caught.value.members
+    assert len(told) == 3
+    assert all("rolled back" in text or "not made" in text for text in told.values()), told
+    assert sum("internal provider error" in text for text in told.values()) == 1
+    assert caught.value.report.existing == ()
+
+
+async def test_no_capacity_for_any_type_takes_all_along(engine: Emulator, client: TensorPool) -> None:
+    engine.capacity.update({"8xB200": 1, "8xB300": 0})
+    group = ClusterGroup("t", ["8xB200", "8xB300"], count=2, deletion_protection=True)
+    with pytest.raises(FleetError) as caught:
+        async with FleetSession(client, Fleet("s", [group])):
+            pytest.fail("the body ran")
+    nothing_left(engine)
+    assert "8xB300 (No capacity" in str(caught.value.exceptions[0])
+
+
+async def test_a_balance_that_does_not_suffice_takes_all_along(engine: Emulator, client: TensorPool) -> None:
+    engine.balance = 100.0  # for a day of one of the two
+    fleet = Fleet("s", [ClusterGroup("t", "1xH100"), ClusterGroup("u", "8xH200")])
+    with pytest.raises(FleetError) as caught:
+        async with FleetSession(client, fleet):
+            pytest.fail("the body ran")
+    nothing_left(engine)
+    assert isinstance(caught.value.exceptions[0], InsufficientBalance)
+
+
+async def test_a_failure_stops_what_was_not_asked_for_yet(engine: Emulator) -> None:
+    engine.balance = 0.0
+    async with client_of(engine) as tp:
+        with pytest.raises(FleetIncomplete) as caught:
+            async with FleetSession(tp, Fleet("s", [ClusterGroup("t", "1xH100", count=300)])):
+                pytest.fail("the body ran")
+    assert engine.record.by_route["POST /cluster/create"] < 200
+    assert sum(text.endswith("not made") for text in caught.value.members.values()) == 300
+
+
+async def test_keep_destroys_nothing(engine: Emulator, client: TensorPool) -> None:
+    engine.faults.add(Fault(FaultKind.FAILED, path=CREATE))
+    with pytest.raises(FleetIncomplete, match="what was made was kept") as caught:
+        async with FleetSession(client, FLEET, on_failure="keep"):
+            pytest.fail("the body ran")
+    assert len(engine.record.living) == 2
+    assert all(text.endswith("; kept") for text in caught.value.members.values())
+    async with FleetSession(client, FLEET, on_failure="keep"):
+        pass
+    assert len(engine.record.living) == 1, (
+        "only what the block has made in place of the failed one is destroyed"
+    )
+
+
+async def test_enough_will_do(engine: Emulator, client: TensorPool) -> None:
+    engine.faults.add(Fault(FaultKind.FAILED, path=CREATE))
+    fleet = Fleet("s", [ClusterGroup("t", "1xH100", count=3)])
+    async with FleetSession(client, fleet, min_ready=2) as members:
+        assert len(members) == 2
+        assert {cluster.id for cluster in members} == set(engine.record.living), "the failed one is destroyed"
+        (failed,) = members.report.failed
+        assert failed.state == "DESTROYED"
+        with pytest.raises(KeyError):
+            members[failed.name]
+    nothing_left(engine)
+    engine.faults.add(Fault(FaultKind.FAILED, path=CREATE, times=2))
+    with pytest.raises(FleetError):
+        async with FleetSession(client, fleet, min_ready=2):
+            pytest.fail("the body ran")
+    nothing_left(engine)
+
+
+async def test_what_failed_and_cannot_be_destroyed_yet_is_destroyed_at_the_end(
+    engine: Emulator, client: TensorPool
+) -> None:
+    engine.faults.add(Fault(FaultKind.FAILED, path=CREATE), Fault(FaultKind.FAILED, method="DELETE"))
+    async with FleetSession(client, FLEET, min_ready=1) as members:
+        assert len(members) == 1
+        assert len(engine.record.living) == 2
+    nothing_left(engine)
+
+
+async def test_too_dear_a_fleet_is_refused_before_anything_is_made(
+    engine: Emulator, client: TensorPool
+) -> None:
+    with pytest.raises(BudgetExceeded):
+        async with FleetSession(client, Fleet("s", [PAIR], max_hourly_cost=3.0)):
+            pytest.fail("the body ran")
+    assert engine.record.clusters_made == []
+
+
+async def test_what_was_there_before_stays(engine: Emulator, client: TensorPool) -> None:
+    cluster = await client.clusters.create("8xH200", num_nodes=2, name="s-t-0").result()
+    joined = await client.clusters.create("8xH200", num_nodes=2, name="s-t-1")
+    async with FleetSession(client, WHOLE) as members:
+        assert [member.id for member in members] == [cluster.id, joined.resource_id]
+        assert members.volumes["data"].attached_clusters == (cluster.id, joined.resource_id)
+    assert engine.record.living == [cluster.id, joined.resource_id]
+    assert engine.record.living_volumes == [], "it was detached from what stays"
+    assert members.report.members[0].outcome == "not made by this block, and left"
+    volume = await client.storage.create(10, name="s-data").result()
+    async with FleetSession(client, WHOLE):
+        pass
+    assert engine.record.living_volumes == [volume.id]
+
+
+async def test_what_somebody_else_makes_meanwhile_stays(engine: Emulator, client: TensorPool) -> None:
+    """Two blocks over one fleet, and each destroys its own."""
+    fleet = Fleet("s", [ClusterGroup("t", "1xH100", count=6)])
+    both = asyncio.Barrier(2)
+    ids: list[set[str]] = []
+
+    async def block(tp: TensorPool) -> None:
+        async with FleetSession(tp, fleet) as members:
+            ids.append({cluster.id for cluster in members})
+            await both.wait()
+
+    async with client_of(engine) as other:
+        await asyncio.gather(block(client), block(other))
+    assert ids[0] == ids[1]
+    nothing_left(engine)
+    assert len(engine.record.clusters_made) == 6
+
+
+async def test_a_foreign_cluster_of_the_name_stays(engine: Emulator, client: TensorPool) -> None:
+    # The list does not show it yet, so that the block asks for a cluster of that name, and is refused.
+    theirs = await client.clusters.create("1xH100", name="s-t-0").result()
+    engine.faults.add(Fault(FaultKind.LIST_LAG, path="/cluster/list", seconds=100.0))
+    async with FleetSession(client, FLEET) as members:
+        assert members[0].id == theirs.id
+    assert engine.record.living == [theirs.id]
+
+
+async def test_what_the_body_has_destroyed_is_fine(engine: Emulator, client: TensorPool) -> None:
+    async with FleetSession(client, WHOLE) as members:
+        await client.clusters.destroy(members[0]).result()
+        await client.clusters.destroy(members[1])
+    nothing_left(engine)
+
+
+async def test_protection_of_the_file_is_switched_off(engine: Emulator, client: TensorPool) -> None:
+    groups = [ClusterGroup("t", "1xH100", deletion_protection=True)]
+    fleet = Fleet("s", groups, [VolumeGroup("data", 5, deletion_protection=True)])
+    async with FleetSession(client, fleet):
+        assert len(engine.record.living) == 1
+    nothing_left(engine)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.DROP_AFTER, FaultKind.DROP_BEFORE, FaultKind.CUT_JSON])
+async def test_a_lost_answer_loses_nothing(kind: FaultKind, engine: Emulator, client: TensorPool) -> None:
+    engine.faults.add(Fault(kind, path="/*/create", times=2))
+    async with FleetSession(client, WHOLE) as members:
+        assert {cluster.id for cluster in members} == set(engine.record.living)
+    nothing_left(engine)
+
+
+async def test_what_an_unclear_creation_made_is_looked_for(engine: Emulator) -> None:
+    # No answer, and no look by the client either: only the fleet's own looks remain, and the first shows nothing.
+    engine.faults.add(
+        Fault(FaultKind.DROP_AFTER, path=CREATE),
+        Fault(FaultKind.HTML_502, path="/cluster/info/*"),
+        Fault(FaultKind.LIST_LAG, path="/cluster/list", seconds=100.0, times=3),
+    )
+    async with TensorPool(engine.key, base_url=engine.url, retry=RetryPolicy(attempts=1)) as tp:
+        with pytest.raises(FleetIncomplete):
+            async with FleetSession(tp, Fleet("s", [ClusterGroup("t", "1xH100")])):
+                pytest.fail("the body ran")
+    nothing_left(engine)
+
+
+async def test_an_engine_that_fails_is_asked_again(engine: Emulator, client: TensorPool) -> None:
+    async with FleetSession(client, WHOLE):
+        engine.faults.add(
+            Fault(FaultKind.ERROR_500, method="DELETE", times=15), Fault(FaultKind.FAILED, method="DELETE")
+        )
+    nothing_left(engine)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_what_cannot_be_destroyed_is_told(
+    raises: bool, engine: Emulator, client: TensorPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = ""
+
+    async def body() -> None:
+        nonlocal kept
+        async with FleetSession(client, FLEET) as members:
+            kept = members[0].id
+            await client.clusters.edit(kept, deletion_protection=True).result()
+            if raises:
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError if raises else FleetIncomplete) as caught:
+        await body()
+    assert engine.record.living == [kept]
+    told = caught.value.__notes__[0] if raises else caught.value.members["s-t-0"]  # type: ignore[attr-defined]
+    assert kept in told
+    assert "costs money" in told
+    assert kept in caplog.text
+
+
+async def test_the_time_for_destroying_is_bounded(engine: Emulator, client: TensorPool) -> None:
+    session = FleetSession(client, FLEET, rollback_timeout=0.3)
+    members = await session.__aenter__()
+    stall = Fault(FaultKind.STALL, path=f"/cluster/{members[1].id}", seconds=1.0, times=None)
+    engine.faults.add(stall)
+    with pytest.raises(FleetIncomplete) as caught:
+        await session.__aexit__(None, None, None)
+    assert engine.record.living == [members[1].id]
+    (failure,) = caught.value.exceptions
+    assert isinstance(failure, OperationTimeout)
+    assert members[1].id in str(failure)
+    assert [member.state for member in members.report.members] == ["DESTROYED", "FAILED"]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", [None, FaultKind.DROP_AFTER, FaultKind.DROP_BEFORE, FaultKind.STALL])
+async def test_a_creation_on_its_way_is_waited_for(kind: FaultKind | None) -> None:
+    async with (
+        Emulator(provision_seconds=0.05, destroy_seconds=0.01, retry_after=0.01, latency=0.1) as engine,
+        client_of(engine) as tp,
+    ):
+        if kind is not None:
+            engine.faults.add(Fault(kind, path=CREATE, seconds=0.2))
+
+        async def block() -> None:
+            async with FleetSession(tp, FLEET):
+                pytest.fail("the body ran")
+
+        task = asyncio.create_task(block())
+        await until(lambda: engine.record.by_route["POST /cluster/create"] == 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(engine.record.clusters_made) >= 1
+        nothing_left(engine)
+
+
+async def test_an_answer_that_never_comes_is_told_with_the_name(engine: Emulator) -> None:
+    engine.faults.add(Fault(FaultKind.STALL, path=CREATE, seconds=1.0))
+    async with client_of(engine) as tp:
+
+        async def block() -> None:
+            async with FleetSession(tp, FLEET, rollback_timeout=0.3):
+                pytest.fail("the body ran")
+
+        task = asyncio.create_task(block())
+        await until(lambda: engine.record.by_route["POST /cluster/create"] == 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+    nothing_left(engine)
+    (note,) = caught.value.__notes__
+    assert "s-t-" in note
+    assert "costs money" in note
+
+
+async def test_a_timeout_around_the_block_leaves_nothing(engine: Emulator, client: TensorPool) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), FleetSession(client, WHOLE):
+            await asyncio.sleep(60)
+    nothing_left(engine)
+
+
+def scenario_of(engine: Emulator, fleet: Fleet) -> Callable[[], Awaitable[None]]:
+    async def scenario() -> None:
+        async with client_of(engine) as tp, FleetSession(tp, fleet):
+            await asyncio.sleep(0)
+
+    return scenario
+
+
+@pytest.mark.parametrize(("by", "again"), [("task", None), ("task", 3), ("timeout", None), ("scope", None)])
+async def test_cancelled_at_every_await_it_leaves_nothing(
+    by: Literal["task", "timeout", "scope"], again: int | None, engine: Emulator
+) -> None:
+    def check(_: int) -> None:
+        nothing_left(engine)
+
+    walked = await walk(
+        scenario_of(engine, WHOLE), check, by=by, again=again, step=1 if by == "task" and not again else 7
+    )
+    assert walked > 20
