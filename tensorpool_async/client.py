@@ -152,12 +152,12 @@ class TensorPool:
         self._events = Dispatcher(on_event)
         sockets = Sockets(self._transport, key)
         reconciler = Reconciler(self._submitter)
-        self.clusters = Clusters(self._transport, self._submitter, reconciler)
-        self.storage = Storage(self._transport, self._submitter, reconciler)
-        self.jobs = Jobs(self._transport, self._submitter, sockets, self._events)
-        self.object_storage = ObjectStorage(self._transport)
-        self.ssh = SSH(self._transport)
-        self.account = Account(self._transport)
+        self.clusters: Clusters = Clusters(self._transport, self._submitter, reconciler)
+        self.storage: Storage = Storage(self._transport, self._submitter, reconciler)
+        self.jobs: Jobs = Jobs(self._transport, self._submitter, sockets, self._events)
+        self.object_storage: ObjectStorage = ObjectStorage(self._transport)
+        self.ssh: SSH = SSH(self._transport)
+        self.account: Account = Account(self._transport)
         self._recovery = Recovery(books, self._submitter, reconciler, self.clusters, self.storage)
 
     @property

@@ -159,7 +159,7 @@ class StatusError(TensorPoolError):
         self.status = status
         self.message = message
         self.body = body
-        self.headers = dict(headers)
+        self.headers: dict[str, str] = dict(headers)
         self.method = method
         self.path = path
 
@@ -231,7 +231,7 @@ class OperationFailed(OperationError):
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
-        self.message = reason or message
+        self.message: str = reason or message
 
 
 class OperationTimeout(OperationError, TimeoutError):
@@ -265,7 +265,7 @@ class JournalError(TensorPoolError):
 
     def __init__(self, path: str | PathLike[str], problem: str, advice: str) -> None:
         super().__init__(f"the journal {path} {problem}; {advice}")
-        self.path = fspath(path)
+        self.path: str = fspath(path)
         self.problem = problem
         self.advice = advice
 

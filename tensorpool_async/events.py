@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 @attrs.frozen(kw_only=True)
@@ -132,8 +132,8 @@ class Dispatcher:
         self._listener = listener
         self._waiting: deque[Coroutine[Any, Any, object]] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self.failures = 0
-        self.dropped = 0
+        self.failures: int = 0
+        self.dropped: int = 0
 
     def emit(self, event: Event) -> None:
         """Tell the listener, if there is one."""

@@ -69,7 +69,7 @@ from tensorpool_async.models.request import RequestInfo
 from tensorpool_async.operations import Operation
 
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _CLIENT = "tensorpool"
 _OPERATIONS = "tensorpool_operations"

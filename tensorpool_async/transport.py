@@ -56,7 +56,7 @@ T = TypeVar("T")
 CHUNK = 128 * 1024
 """Bytes that are read at a time while downloading."""
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 class _OnceOnly(Exception):
@@ -163,8 +163,8 @@ class Transport:
     ) -> None:
         self.base_url = base_url
         self.limiter = limiter
-        self.counters = Counters()
-        self.random = random.Random()  # noqa: S311 - it spreads requests over time, and keeps no secret
+        self.counters: Counters = Counters()
+        self.random: random.Random = random.Random()  # noqa: S311 - it spreads requests over time, and keeps no secret
         self._key = key
         self._retry = retry
         self._budget = RetryBudget()

@@ -25,7 +25,7 @@ TENSORPOOL_ENGINE names another engine, such as one of `tpa emulator`.
 Exit codes: 0 done, 1 something failed, 2 wrong usage or file, 130 interrupted.
 """
 
-app = App(
+app: App = App(
     name="tpa",
     help=HELP,
     help_format="plaintext",
@@ -35,7 +35,7 @@ app = App(
 
 File = Annotated[Path, Parameter(help="The fleet file.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print a JSON document in place of a table.")]
-AboveZero = validators.Number(gt=0, lt=1e9)
+AboveZero: validators.Number = validators.Number(gt=0, lt=1e9)
 Speed = Annotated[
     float, Parameter(help="How many times as fast as the engine the emulator is.", validator=AboveZero)
 ]

@@ -22,7 +22,7 @@ Work: TypeAlias = "Callable[[], Coroutine[None, None, int]]"
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def run(work: Work) -> int:

@@ -45,11 +45,11 @@ class Account:
     """
 
     def __init__(self, organization: str | None, *, payment_method: bool, rng: random.Random) -> None:
-        self.uid = f"u-{rng.getrandbits(48):012x}"
+        self.uid: str = f"u-{rng.getrandbits(48):012x}"
         self.organization = organization
-        self.org_id = f"o-{rng.getrandbits(48):012x}"
+        self.org_id: str = f"o-{rng.getrandbits(48):012x}"
         self.payment_method = payment_method
-        self.preferences = Preferences()
+        self.preferences: Preferences = Preferences()
         self.keys: dict[str, SavedKey] = {}
         self._rng = rng
 

@@ -56,7 +56,7 @@ class Clusters:
         rng: random.Random,
     ) -> None:
         self.by_id: dict[str, Cluster] = {}
-        self.capacity = dict(capacity or {})
+        self.capacity: dict[str, int] = dict(capacity or {})
         self.watchers: list[Callable[[Cluster], object]] = []
         """Called when a cluster is being destroyed, and when it is gone."""
         self._clock = clock

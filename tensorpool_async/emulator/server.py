@@ -98,8 +98,9 @@ class Emulator:
             return random.Random(f"{seed} {purpose}")
 
         clock = Clock(speed, rng("durations"))
-        self.record = record = Record()
-        self.faults = Faults(clock, record, rng("faults"))
+        self.record: Record = Record()
+        record = self.record
+        self.faults: Faults = Faults(clock, record, rng("faults"))
         self.faults.add(*faults)
         self.key = key
         self._host, self._port = host, port

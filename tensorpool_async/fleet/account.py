@@ -20,7 +20,7 @@ from tensorpool_async.operations import Operation
 Listener: TypeAlias = "Callable[[FleetMemberChanged], object]"
 """What is called with each event; what it raises is logged and harms nothing."""
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @attrs.define

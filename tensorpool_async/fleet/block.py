@@ -21,7 +21,7 @@ from tensorpool_async.fleet.rollback import Rollback, left_behind
 from tensorpool_async.fleet.survey import Survey
 
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)

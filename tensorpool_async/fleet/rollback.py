@@ -45,7 +45,7 @@ RETRY_DELAY = 1.0
 """Seconds until what failed is tried again; each further pause is twice as long."""
 LONGEST_DELAY = 30.0
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Rollback:

@@ -159,14 +159,14 @@ class Database:
         Raises:
             JournalError: It cannot be used; a file that was there is left as it is.
         """
-        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the link that is refused
+        self.path: Path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the link that is refused
         self._busy_timeout = busy_timeout
         with self._explained(), contextlib.ExitStack() as undo:
             make_folders(self.path.parent)
             found = secure(self.path)
             if found:
                 self._inspect()
-            self.owner = Owner(self.path.with_name(self.path.name + "-owners"))
+            self.owner: Owner = Owner(self.path.with_name(self.path.name + "-owners"))
             undo.callback(self.owner.release)
             if not found:
                 self._make()

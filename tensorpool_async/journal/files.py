@@ -11,7 +11,7 @@ from pathlib import Path
 from tensorpool_async.errors import JournalError
 
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 def make_folders(path: Path) -> None:

@@ -60,6 +60,7 @@ class Owner:
         self.folder = folder
         if not secure(folder, folder=True):
             folder.mkdir(mode=0o700, exist_ok=True)
+        self.id: str
         self.id, self._file = self._begin()
         if sys.platform != "win32":
             # A registration cannot be taken back, so it must not keep this object: it is one small record each.

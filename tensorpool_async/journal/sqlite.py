@@ -21,7 +21,7 @@ from tensorpool_async.journal.writer import Call, Waiter, Write, Writer
 from tensorpool_async.protocol.tokens import Ticket
 
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 KEEP_FOR = 30 * 24 * 3600.0
 """Seconds for which entries are kept that have ended, and whose resource is gone or was never made."""
@@ -54,7 +54,7 @@ class SQLiteJournal:
             busy_timeout: Seconds to wait while another process writes.
             keep_for: Seconds for which entries are kept that have ended, and whose resource is gone or was never made.
         """
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._connect: Callable[[], Database] = partial(
             Database, self.path, busy_timeout=busy_timeout, keep_for=keep_for
         )

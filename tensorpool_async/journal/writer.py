@@ -19,7 +19,7 @@ from tensorpool_async.errors import JournalError
 from tensorpool_async.journal.database import Batch, Database, Row
 
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 class Waiter:

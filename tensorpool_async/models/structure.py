@@ -32,8 +32,8 @@ WIRE_NAMES = "tensorpool_async.wire_names"
 
 FAILURES = (BaseValidationError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 
-quick = Converter(detailed_validation=False)
-converter = Converter()
+quick: Converter = Converter(detailed_validation=False)
+converter: Converter = Converter()
 
 Structure = Callable[[Any], Any]
 
@@ -218,8 +218,8 @@ def _is_tuple(kind: Any) -> bool:
 
 converter.register_structure_hook_factory(_has_extra)(_make_structure_hook)
 quick.register_structure_hook_factory(_has_extra)(_make_quick_hook)
-for each in (converter, quick):
-    each.register_structure_hook_factory(_is_tuple)(_tuple_hook_maker(each))
-    each.register_structure_hook(bool, _structure_bool)
+for _each in (converter, quick):
+    _each.register_structure_hook_factory(_is_tuple)(_tuple_hook_maker(_each))
+    _each.register_structure_hook(bool, _structure_bool)
 converter.register_unstructure_hook_factory(_has_extra)(_make_unstructure_hook)
 converter.register_unstructure_hook(OpenEnum, _open_enum_text)

@@ -136,7 +136,7 @@ class OperationMachine:
         self.info: RequestInfo | None = None if ticket.kind is None else self._own_info(RequestStatus.PENDING)
         self.result: Any = None
         self.error: TensorPoolError | None = None
-        self.polls = 0
+        self.polls: int = 0
         self._policy = policy
         self._index = 0
         self._failures = 0

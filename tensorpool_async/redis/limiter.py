@@ -33,7 +33,7 @@ SLACK = 0.005
 SECONDS_TO_PROBE = 1.0
 """Seconds between two questions to a server that is gone."""
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 class RedisRateLimiter:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CLEANUP_TIMEOUT = 3600.0
 """Seconds that the way out may take: the end of a creation, and then that of the cluster."""
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 class Ephemeral:

@@ -32,7 +32,7 @@ class ObjectStorage:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self.buckets = Buckets(transport)
+        self.buckets: Buckets = Buckets(transport)
 
     async def enable(self) -> ObjectStorageCredentials:
         """Enable object storage for the organization (`POST /object-storage/enable`).

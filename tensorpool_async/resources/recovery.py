@@ -34,7 +34,7 @@ DESTRUCTIONS = (OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY)
 FRESH = 60.0
 """Seconds. What was sent longer ago than this is either visible by now, or was never made."""
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 @attrs.frozen(kw_only=True)

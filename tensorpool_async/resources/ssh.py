@@ -30,7 +30,7 @@ class SSH:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self.keys = SSHKeys(transport)
+        self.keys: SSHKeys = SSHKeys(transport)
 
     async def command(self, instance: InstanceLike) -> list[str]:
         """Return the command that logs in to an instance, as a list of arguments (`GET /ssh/{instance_id}`).
