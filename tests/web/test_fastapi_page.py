@@ -28,6 +28,12 @@ pytestmark = [
 ]
 
 
+WAIT_FOR_THE_END = """async () => {
+    while ((await (await fetch("/fleets/sweep")).json()).phase === "working") await new Promise((go) => setTimeout(go, 50));
+    await new Promise((go) => setTimeout(go, 200));
+}"""
+
+
 @pytest.fixture
 async def chromium() -> AsyncGenerator[Browser]:
     async with async_playwright() as playwright:
@@ -87,6 +93,23 @@ async def test_a_fleet_lives_on_the_page_from_its_first_cluster_to_its_last(
         await page.get_by_role("dialog").get_by_role("button", name="Destroy").click()
         await expect(card).to_have_count(0)
     assert living(engine) == {}
+
+
+async def test_a_click_is_not_lost_while_the_fleet_changes(
+    engine: Emulator, tmp_path: Path, page: Page
+) -> None:
+    async with serve(backend(engine, tmp_path)) as url:
+        await page.goto(url)
+        await ask_for(page, "sweep")
+        await expect(page.locator("#fleet-sweep .state")).to_contain_text("coming up")
+        button = page.locator("#fleet-sweep").get_by_role("button", name="Destroy")
+        await button.hover()
+        await page.mouse.down()
+        await page.evaluate(WAIT_FOR_THE_END)
+        await page.mouse.up()
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        await page.get_by_role("button", name="Keep it").click()
+        await expect(page.locator("#fleet-sweep .state")).to_have_text("up: all 4 run")
 
 
 async def test_a_refusal_is_shown_where_it_was_asked(engine: Emulator, tmp_path: Path, page: Page) -> None:
