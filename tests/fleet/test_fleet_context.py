@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import signal
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Literal
 
@@ -22,7 +26,7 @@ from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, FleetSession, VolumeGroup, rollback
 from tensorpool_async.resources import lifecycle
-from tests.cancelling import walk
+from tests.cancelling import walk, walk_sample
 
 
 CREATE = "/cluster/create"
@@ -413,7 +417,58 @@ async def test_cancelled_at_every_await_it_leaves_nothing(
     def check(_: int) -> None:
         nothing_left(engine)
 
-    walked = await walk(
-        scenario_of(engine, WHOLE), check, by=by, again=again, step=1 if by == "task" and not again else 7
-    )
-    assert walked > 20
+    every = by == "task" and again is None
+    walked = await walk(scenario_of(engine, WHOLE), check, by=by, again=again, step=1 if every else 11)
+    assert walked > (60 if every else 6)
+
+
+async def test_cancelled_at_awaits_of_a_large_fleet_it_leaves_nothing(engine: Emulator) -> None:
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")  # noqa: T201 - so that a failure can be repeated
+    fleet = Fleet("s", [ClusterGroup("t", ["1xH100", "1xL40S"], count=40)])
+    engine.capacity["1xH100"] = 30
+    await walk_sample(scenario_of(engine, fleet), lambda _: nothing_left(engine), size=6, seed=seed)
+
+
+SCRIPT = """
+import asyncio, sys
+from tensorpool_async import PollPolicy, TensorPool
+from tensorpool_async.fleet import ClusterGroup, Fleet, FleetSession, VolumeGroup
+
+async def main():
+    fleet = Fleet("s", [ClusterGroup("t", "8xH200", count=2, num_nodes=2)], [VolumeGroup("d", 5, attach_to=["t"])])
+    polling = PollPolicy(default=0.02, initial=0.02)
+    async with TensorPool(sys.argv[1], base_url=sys.argv[2], polling=polling) as tp, FleetSession(tp, fleet):
+        print("entered", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("stage", ["sent", "coming", "entered"])
+async def test_ctrl_c_leaves_nothing(stage: str) -> None:
+    async with Emulator(
+        provision_seconds=0.3,
+        destroy_seconds=0.05,
+        storage_seconds=0.05,
+        attach_seconds=0.05,
+        retry_after=0.02,
+        latency=0.02,
+    ) as engine:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SCRIPT, engine.key, engine.url, stdout=PIPE, stderr=PIPE
+        )
+        assert process.stdout is not None
+        if stage == "entered":
+            assert await process.stdout.readline() == b"entered\n"
+        else:
+            await until(lambda: engine.record.by_route["POST /cluster/create"] == 2)
+            if stage == "coming":
+                await until(lambda: len(engine.record.clusters_made) == 2)
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
+        assert b"KeyboardInterrupt" in errors
+        assert b"was never" not in errors
+        assert len(engine.record.clusters_made) == 2
+        nothing_left(engine)
