@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from tensorpool_async.version import VERSION
 
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "tensorpool-async"
 author = "The tensorpool-async maintainers"
 project_copyright = "2026, The tensorpool-async maintainers"
 version = release = VERSION
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "protocol_tables"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
