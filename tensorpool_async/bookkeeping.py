@@ -36,7 +36,7 @@ TOLD = ("instance_type", "num_nodes", "size")
 
 ENDS_OF_RESOURCES = frozenset({OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY})
 
-logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +57,10 @@ class Marks:
 UNMARKED = Marks()
 
 
+class Withdrawn(asyncio.CancelledError):
+    """Ends the sending of a change that was withdrawn before any attempt of it can have been carried out."""
+
+
 class Books:
     """What one client writes into its journal, and what of it is under way in this process."""
 
@@ -64,6 +68,7 @@ class Books:
         self._journal = journal
         self._engine = engine
         self._transport = transport
+        self._intending: list[Intent] = []
         self._sending: set[int] = set()
         self._operations: dict[int, Operation[Any]] = {}
 
@@ -112,8 +117,13 @@ class Books:
         return self._operations.get(entry.id)
 
     def is_sending(self, entry: Entry) -> bool:
-        """Whether the answer to it is waited for in this process."""
-        return entry.id in self._sending
+        """Whether it is on its way in this process: about to be sent, or not yet followed."""
+        # What is being written has no number yet, and may be read by another task before its own learns the number.
+        intent = entry.intent
+        told = (intent.sent_at, intent.path, intent.name)
+        return entry.id in self._sending or told in [
+            (one.sent_at, one.path, one.name) for one in self._intending
+        ]
 
     async def record(
         self,
@@ -139,22 +149,14 @@ class Books:
         """
         if self._journal is None:
             return begin(await send(request))
-        await self._journal.open()
-        entry = await self._journal.intend(self._intent(request, ticket, marks))
-        departure = _Departure(request)
-        self._sending.add(entry)
+        entry = await self._intend(self._journal, self._intent(request, ticket, marks))
         try:
-            accepted = await send(departure.request)
-        except BaseException as error:
-            outcome = departure.outcome(error)
-            if outcome is not None:
-                self._journal.end(entry, outcome, self._transport.now())
-            raise
+            accepted = await self._send(self._journal, entry, request, send)
+            await self._accept(entry, accepted.ticket)
+            operation = begin(accepted)
+            self.follow(entry, operation)
         finally:
             self._sending.discard(entry)
-        await self._accept(entry, accepted.ticket)
-        operation = begin(accepted)
-        self.follow(entry, operation)
         return operation
 
     def follow(self, entry: int, operation: Operation[Any]) -> None:
@@ -204,6 +206,32 @@ class Books:
             sent_at=self._transport.now(),
         )
 
+    async def _intend(self, journal: Journal, intent: Intent) -> int:
+        await journal.open()
+        self._intending.append(intent)
+        try:
+            entry = await journal.intend(intent)
+            self._sending.add(entry)
+        finally:
+            self._intending.remove(intent)
+        return entry
+
+    async def _send(
+        self,
+        journal: Journal,
+        entry: int,
+        request: Request[Any],
+        send: Callable[[Request[Any]], Awaitable[Accepted]],
+    ) -> Accepted:
+        departure = _Departure(request)
+        try:
+            return await send(departure.request)
+        except BaseException as error:
+            outcome = departure.outcome(error)
+            if outcome is not None:
+                journal.end(entry, outcome, self._transport.now())
+            raise
+
     async def _accept(self, entry: int, ticket: Ticket) -> None:
         try:
             await self.journal.accept(entry, ticket, self._transport.now())
@@ -235,13 +263,13 @@ class _Departure:
         self.request = attrs.evolve(request, leaving=self._leave)
 
     def _leave(self) -> None:
-        self._left = True
         if self._told is not None:
-            self._told()
+            self._told()  # if it raises, nothing is sent
+        self._left = True
 
     def outcome(self, error: BaseException) -> str | None:
         """Say how it ended; None where it may have been carried out."""
-        if not self._left:
+        if not self._left or isinstance(error, Withdrawn):
             return NOT_MADE
         if not isinstance(error, TensorPoolError) or isinstance(error, AmbiguousOutcomeError):
             return None

@@ -203,7 +203,7 @@ class Clusters:
             container: A container image.
             deletion_protection: Whether destroying it is refused.
             save_keys: Whether the engine keeps new public keys.
-            ttl: Seconds after which `tpa reap` may destroy it.
+            ttl: Seconds after which `tpa reap` may destroy it. Of a cluster that is there already it changes nothing.
 
         Returns:
             A submission, as of `create`. The operation of a cluster that runs already ends with its first poll.
@@ -293,7 +293,7 @@ class Clusters:
         return Ephemeral(
             self,
             request,
-            lambda request: self._reconciler.create(request, self.look_for, marks),
+            lambda request, withdrawn: self._reconciler.create(request, self.look_for, marks, withdrawn),
             timeout=cleanup_timeout,
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tensorpool_async.cleanup import finish, wait_out
-from tensorpool_async.errors import NotFound, OperationFailed, TensorPoolError
+from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, OperationFailed, TensorPoolError
 from tensorpool_async.models import Cluster
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.requests import Request
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 CLEANUP_TIMEOUT = 3600.0
 """Seconds that the way out may take: the end of a creation, and then that of the cluster."""
+
+ATTEMPTS = 5
+"""How often the protection is switched off whose answers are lost: doing it twice does no harm."""
 
 logger: logging.Logger = logging.getLogger("tensorpool_async")
 
@@ -40,7 +43,7 @@ class Ephemeral:
         self,
         clusters: Clusters,
         request: Request[Accepted],
-        create: Callable[[Request[Accepted]], Awaitable[Operation[Cluster]]],
+        create: Callable[[Request[Accepted], Callable[[], bool]], Awaitable[Operation[Cluster]]],
         *,
         timeout: float,
     ) -> None:
@@ -50,6 +53,7 @@ class Ephemeral:
         self._create = create
         self._timeout = timeout
         self._left = False
+        self._given_up = False
         self._used = False
 
     @property
@@ -80,18 +84,25 @@ class Ephemeral:
         await self._leave(error)
 
     async def _send(self) -> Operation[Cluster]:
-        return await self._create(attrs.evolve(self._request, leaving=self._leaves))
+        request = attrs.evolve(self._request, leaving=self._leaves)
+        return await self._create(request, lambda: self._given_up)
 
     def _leaves(self) -> None:
         self._left = True
 
     async def _undo(self, creation: asyncio.Task[Operation[Cluster]], error: BaseException) -> None:
         """Destroy what there is, or will be, of a cluster that could not be waited for."""
+        self._given_up = True  # an attempt that was told to come later does not
         if not self._left:
             creation.cancel()  # it waits for its turn: nothing is made yet
         interruption = await wait_out(creation)
-        if not creation.cancelled() and creation.exception() is None:
-            self.operation = creation.result()
+        if not creation.cancelled():
+            problem = creation.exception()
+            if problem is None:
+                self.operation = creation.result()
+            elif isinstance(problem, AmbiguousOutcomeError) and problem is not error:
+                logger.error("%s", problem)
+                error.add_note(str(problem))  # who was cancelled would not learn of it
         await self._leave(error)
         if interruption is not None:
             raise interruption
@@ -126,9 +137,20 @@ class Ephemeral:
             with contextlib.suppress(OperationFailed, NotFound):
                 await self.operation  # never in the middle of its creation
             if self._is_protected():
-                with contextlib.suppress(NotFound):
-                    await self._clusters.edit(self._resource_id, deletion_protection=False).result()
+                await self._unprotect(self._resource_id)
             await self._clusters.lifecycle.destroy(Cluster(self._resource_id))
+
+    async def _unprotect(self, cluster_id: str) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await self._clusters.edit(cluster_id, deletion_protection=False).result()
+            except AmbiguousOutcomeError:
+                if attempt == ATTEMPTS:
+                    raise
+            except NotFound:
+                return
+            else:
+                return
 
     def _is_protected(self) -> bool:
         body: dict[str, Any] = self._request.json or {}

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import attrs
 
-from tensorpool_async.bookkeeping import Marks
+from tensorpool_async.bookkeeping import UNMARKED, Marks, Withdrawn
 from tensorpool_async.errors import (
     AmbiguousOutcomeError,
     ConflictError,
@@ -68,7 +68,13 @@ class Reconciler:
         self._ours: set[str] = set()
         self._turns: dict[tuple[str, str | None], tuple[asyncio.Lock, int]] = {}
 
-    async def create(self, request: Request[Accepted], find: Find, marks: Marks) -> Operation[Any]:
+    async def create(
+        self,
+        request: Request[Accepted],
+        find: Find,
+        marks: Marks,
+        withdrawn: Callable[[], bool] = lambda: False,
+    ) -> Operation[Any]:
         """Create a resource: exactly one, whatever becomes of the answers.
 
         Creates of one name go one after the other, so that none takes another's resource for its own.
@@ -77,14 +83,17 @@ class Reconciler:
             request: What creates it.
             find: Finds a resource by its name.
             marks: Whether the name was given at random, and what else the journal is told.
+            withdrawn: Whether it is no longer wanted; asked before each attempt, as long as none can have made it.
 
         Raises:
             ConflictError: A resource of that name was there before, or is another call's.
             AmbiguousOutcomeError: Whether it was made cannot be found out.
+            Withdrawn: It was withdrawn, and is not made.
         """
 
         async def send(request: Request[Accepted]) -> Accepted:
-            accepted = await self._create(request, find, random_name=marks.random_name)
+            first = _revocable(request, withdrawn)
+            accepted = await self._create(request, first, find, random_name=marks.random_name)
             self._remember(accepted)
             return accepted
 
@@ -108,11 +117,14 @@ class Reconciler:
         """
 
         async def send(request: Request[Accepted]) -> Accepted:
-            accepted = await self._ensure(request, join)
+            accepted = there or await self._ensure(request, join)
             self._remember(accepted)
             return accepted
 
         async with self._turn(request):
+            there = await join()
+            # What is there already is another's: how long it may live is not for this call to say.
+            marks = marks if there is None else UNMARKED
             return await self._submitter.submit(request, Ticket(request.kind), send, marks)
 
     async def change(self, request: Request[Accepted], ticket: Ticket) -> Operation[Any]:
@@ -147,12 +159,6 @@ class Reconciler:
         setback: TensorPoolError | None = None
         for tries in range(1, LOOKS + self._rounds() + 1):
             try:
-                joined = await join()
-                if joined is not None:
-                    return joined
-            except TensorPoolError as error:
-                _refused_after(lost, error)
-            try:
                 return await self._transport.send(request)
             except AmbiguousOutcomeError as error:
                 setback = lost = error
@@ -160,15 +166,23 @@ class Reconciler:
                 setback = error  # somebody was faster, and the lists may lag behind
             except TensorPoolError as error:
                 _refused_after(lost, error)
-            await self._pause(tries)
+            await self.pause(tries)
+            try:
+                joined = await join()
+                if joined is not None:
+                    return joined
+            except TensorPoolError as error:
+                _refused_after(lost, error)
         raise lost or setback or AmbiguousOutcomeError(f"{request.name!r} was not sent", name=request.name)
 
-    async def _create(self, request: Request[Accepted], find: Find, *, random_name: bool) -> Accepted:
+    async def _create(
+        self, request: Request[Accepted], first: Request[Accepted], find: Find, *, random_name: bool
+    ) -> Accepted:
         sent_at = self._transport.now()
         lost: AmbiguousOutcomeError | None = None
         for tries in range(1, self._rounds() + 1):
             try:
-                return await self._transport.send(request)
+                return await self._transport.send(first if lost is None else request)
             except AmbiguousOutcomeError as error:
                 lost, taken = error, False
             except ConflictError:
@@ -184,7 +198,7 @@ class Reconciler:
                 raise lost from None
             if found is not None:
                 return self._adopt(request, found, sent_at, lost, random_name=random_name)
-            await self._pause(tries)
+            await self.pause(tries)
         raise lost or AmbiguousOutcomeError(
             f"{request.method} {request.path} was not sent", name=request.name
         )
@@ -208,7 +222,7 @@ class Reconciler:
             found = await find(name)
             if found is not None or not until_seen:
                 return found
-            await self._pause(look)
+            await self.pause(look)
         return None
 
     def _adopt(
@@ -251,10 +265,11 @@ class Reconciler:
                 return False
             if rule.sign(model, ticket.expected) is Sign.SUCCEEDED:
                 return True
-            await self._pause(look)
+            await self.pause(look)
         return False
 
-    async def _pause(self, tries: int) -> None:
+    async def pause(self, tries: int) -> None:
+        """Wait a little before one looks again."""
         pause = backoff(self._transport.retry, tries, self._transport.random.random())
         await asyncio.sleep(min(LONGEST_PAUSE, pause))
 
@@ -272,6 +287,18 @@ class Reconciler:
                 self._turns[key] = (lock, waiting)
             else:
                 del self._turns[key]
+
+
+def _revocable(request: Request[Accepted], withdrawn: Callable[[], bool]) -> Request[Accepted]:
+    """Make a request that no longer leaves once it was withdrawn."""
+
+    def leaving() -> None:
+        if withdrawn():
+            raise Withdrawn
+        if request.leaving is not None:
+            request.leaving()
+
+    return attrs.evolve(request, leaving=leaving)
 
 
 def _refused_after(lost: AmbiguousOutcomeError | None, error: TensorPoolError) -> NoReturn:

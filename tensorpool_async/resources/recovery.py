@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 
 from tensorpool_async.bookkeeping import Books
-from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, TensorPoolError
-from tensorpool_async.journal import NOT_MADE, Entry
+from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, OperationFailed, TensorPoolError
+from tensorpool_async.journal import DESTROYED, NOT_MADE, Entry, EntryState
 from tensorpool_async.models.cluster import Cluster
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.operations import Operation
@@ -23,7 +23,7 @@ from tensorpool_async.protocol.kinds import KINDS, Sign, status_text
 from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
 from tensorpool_async.protocol.tokens import Ticket
 from tensorpool_async.resources.clusters import Clusters
-from tensorpool_async.resources.reconciling import Found, Reconciler
+from tensorpool_async.resources.reconciling import LOOKS, Found, Reconciler
 from tensorpool_async.resources.storage import Storage
 from tensorpool_async.submissions import Submitter
 
@@ -71,6 +71,8 @@ class Recovery:
         self._clusters = clusters
         self._storage = storage
         self._recovered: set[int] = set()
+        self._adopted: dict[str, int] = {}
+        self._turn = asyncio.Lock()
 
     async def recover(self) -> list[Operation[Any]]:
         """Return the operations that were in flight when their processes ended, followed from here on.
@@ -81,17 +83,18 @@ class Recovery:
             AmbiguousOutcomeError: For some of them the engine could not be asked, or does not say enough. They stay in
                 the journal, and the others are given by the next call.
         """
-        entries = await (await self._books.opened()).take_over(self._books.engine)
-        mine = [entry for entry in entries if self._is_lost(entry)]
-        found = await asyncio.gather(*(self._find(entry) for entry in mine), return_exceptions=True)
-        problems: list[BaseException] = []
-        operations: list[Operation[Any]] = []
-        for entry, outcome in zip(mine, found, strict=True):
-            if isinstance(outcome, BaseException):
-                problems.append(outcome)
-            elif outcome is not None:
-                self._recovered.add(entry.id)
-                operations.append(outcome)
+        async with self._turn:
+            entries = await (await self._books.opened()).take_over(self._books.engine)
+            mine = [entry for entry in entries if self._is_lost(entry)]
+            found = await asyncio.gather(*(self._find(entry) for entry in mine), return_exceptions=True)
+            problems: list[BaseException] = []
+            operations: list[Operation[Any]] = []
+            for entry, outcome in zip(mine, found, strict=True):
+                if isinstance(outcome, BaseException):
+                    problems.append(outcome)
+                elif outcome is not None:
+                    self._recovered.add(entry.id)
+                    operations.append(outcome)
         for problem in problems:
             if not isinstance(problem, TensorPoolError):
                 raise problem
@@ -113,15 +116,18 @@ class Recovery:
         entries = await (await self._books.opened()).entries(self._books.engine, ended=True)
         now = self._transport.now()
         overdue = [entry for entry in entries if self._is_overdue(entry, now - max(older, 0.0), now)]
+        held = self._held(entries)
         living = await self._living({entry.intent.kind for entry in overdue})
-        left: list[Leftover] = []
+        left: dict[str, Leftover] = {}
         for entry in overdue:
-            resource_id = _resource_id(entry)
-            if resource_id not in living:
-                self._books.gone(resource_id)
+            ticket = entry.ticket or await self._made_by(entry)
+            if ticket is None or ticket.resource_id is None or ticket.resource_id in held:
                 continue
-            left.append(
-                Leftover(
+            resource_id = ticket.resource_id
+            if resource_id not in living:
+                await self._look_closer(entry, resource_id, living)
+            if resource_id in living and resource_id not in left:
+                left[resource_id] = Leftover(
                     entry=entry.id,
                     kind=entry.intent.kind,
                     resource_id=resource_id,
@@ -129,38 +135,58 @@ class Recovery:
                     age=now - entry.intent.sent_at,
                     hourly_rate=living[resource_id],
                 )
-            )
-        return left
+        return list(left.values())
 
     async def reap(self, leftover: Leftover) -> bool:
         """Destroy something that outlived its owner; say whether it was this call that did.
+
+        What is still being created is waited for first.
 
         Raises:
             ConflictError: It is protected from deletion, or lastingly busy.
             TensorPoolError: It could not be destroyed.
         """
-        if not await (await self._books.opened()).claim(leftover.entry):
+        journal = await self._books.opened()
+        entries = await journal.entries(self._books.engine, ended=True)
+        entry = next((entry for entry in entries if entry.id == leftover.entry), None)
+        if entry is None or leftover.resource_id in self._held(entries):
             return False
-        if leftover.kind is OperationKind.CLUSTER_CLAIM:
-            await self._clusters.lifecycle.destroy(Cluster(leftover.resource_id))
-        else:
-            with contextlib.suppress(NotFound):
-                await self._storage.destroy(leftover.resource_id).result()
+        if not await journal.claim(entry.id):
+            return False
+        self._recovered.add(entry.id)  # if it fails, it is still listed
+        destroyed = await self._destroy(entry, leftover)
+        if entry.state is not EntryState.ENDED:
+            self._books.close_entry(entry, DESTROYED)
         self._books.gone(leftover.resource_id)
-        return True
+        return destroyed
 
     def _is_lost(self, entry: Entry) -> bool:
         """Whether nobody in this process follows it, or only because it was recovered before."""
         operation = self._books.operation_of(entry)
         return not self._books.is_sending(entry) and (operation is None or entry.id in self._recovered)
 
+    def _is_held(self, entry: Entry) -> bool:
+        """Whether a living client, and not this one's recovery, has begun it."""
+        return entry.owner_alive and entry.id not in self._recovered
+
+    def _held(self, entries: Iterable[Entry]) -> set[str]:
+        """Return the ids of the resources that living clients use: what they made, joined, or are changing."""
+        return {
+            entry.resource_id
+            for entry in entries
+            if self._is_held(entry)
+            and entry.resource_id is not None
+            and (entry.intent.kind in CREATIONS or entry.state is not EntryState.ENDED)
+        }
+
     def _is_overdue(self, entry: Entry, before: float, now: float) -> bool:
         intent = entry.intent
-        if intent.kind not in CREATIONS or entry.gone_at is not None or entry.ticket is None:
+        if intent.kind not in CREATIONS or entry.gone_at is not None or self._is_held(entry):
             return False
-        is_held = entry.owner_alive and entry.id not in self._recovered
+        if entry.ticket is None and entry.state is EntryState.ENDED:
+            return False  # it was never made
         expired = intent.ttl is not None and intent.sent_at + intent.ttl <= now
-        return not is_held and (intent.ephemeral or expired) and intent.sent_at <= before
+        return (intent.ephemeral or expired) and intent.sent_at <= before
 
     async def _living(self, kinds: Iterable[OperationKind]) -> dict[str, float | None]:
         """Return what there is of these kinds, with its price."""
@@ -170,6 +196,32 @@ class Recovery:
         if OperationKind.STORAGE_CREATE in kinds:
             living |= {volume.id: volume.hourly_rate for volume in await self._storage.list()}
         return living
+
+    async def _look_closer(self, entry: Entry, resource_id: str, living: dict[str, float | None]) -> None:
+        """See whether what no list shows is gone: lists lag behind, and what is written off is never looked for again."""
+        try:
+            model = await self._transport.send(KINDS[entry.intent.kind].resource.read(resource_id))
+        except NotFound:
+            if self._transport.now() - entry.intent.sent_at > FRESH:
+                self._books.gone(resource_id)
+        else:
+            living[resource_id] = model.hourly_rate
+
+    async def _destroy(self, entry: Entry, leftover: Leftover) -> bool:
+        """Destroy a resource once its creation has ended; say whether it was there."""
+        rule, resource_id = KINDS[leftover.kind], leftover.resource_id
+        if entry.ticket is not None and entry.state is not EntryState.ENDED:
+            with contextlib.suppress(OperationFailed, NotFound):
+                await self._submitter.follow(entry.ticket)
+        try:
+            model = await self._transport.send(rule.resource.read(resource_id))
+            if isinstance(model, Cluster):
+                await self._clusters.lifecycle.destroy(model)
+            else:
+                await self._storage.destroy(resource_id).result()
+        except NotFound:
+            return False
+        return True
 
     async def _find(self, entry: Entry) -> Operation[Any] | None:
         """Find out what became of an entry; None where nothing is in flight."""
@@ -191,30 +243,44 @@ class Recovery:
         return await self._search_change(entry)
 
     async def _search_creation(self, entry: Entry) -> Ticket | None:
+        ticket = await self._made_by(entry)
+        if ticket is None:
+            self._books.close_entry(entry, NOT_MADE)
+        elif ticket.resource_id is not None:
+            self._adopted[ticket.resource_id] = entry.id
+        return ticket
+
+    async def _made_by(self, entry: Entry) -> Ticket | None:
+        """Return what identifies the resource that a creation without an answer has made; None where it made none.
+
+        Raises:
+            AmbiguousOutcomeError: There is one of its name, and nothing says when it was made.
+        """
         intent = entry.intent
         name = intent.name or ""
         find = (
             self._clusters.look_for if intent.kind is OperationKind.CLUSTER_CLAIM else self._storage.look_for
         )
-        is_fresh = self._transport.now() - intent.sent_at < FRESH
-        found: Found | None = await self._reconciler.look(find, name, until_seen=is_fresh)
+        found: Found | None = await self._reconciler.look(find, name, until_seen=self._is_fresh(entry))
         if found is None:
-            self._books.close_entry(entry, NOT_MADE)
             return None
+        belongs = await self._belongs_to_another(entry, found.resource_id)
         origin = origin_of(
             made_at=epoch_of(found.created_at),
             sent_at=self._transport.engine_time(intent.sent_at),
             random_name=intent.random_name,
-            taken=await self._belongs_to_another(entry, found.resource_id),
+            taken=belongs or self._adopted.get(found.resource_id, entry.id) != entry.id,
         )
         if origin is Origin.BEFORE:
-            self._books.close_entry(entry, NOT_MADE)
             return None
         if origin is Origin.UNCLEAR:
             text = f"{found.resource_id} is called {name!r}, and nothing says whether it was made by this"
             raise AmbiguousOutcomeError(text, name=name, method=intent.method, path=intent.path)
         request_ids = () if found.request_id is None else (found.request_id,)
         return Ticket(intent.kind, found.resource_id, request_ids)
+
+    def _is_fresh(self, entry: Entry) -> bool:
+        return self._transport.now() - entry.intent.sent_at < FRESH
 
     async def _belongs_to_another(self, entry: Entry, resource_id: str) -> bool:
         entries = await (await self._books.opened()).entries(self._books.engine, ended=True)
@@ -224,21 +290,23 @@ class Recovery:
     async def _search_change(self, entry: Entry) -> Ticket | None:
         intent = entry.intent
         rule, resource_id = KINDS.get(intent.kind), intent.resource_id
-        ticket = Ticket(intent.kind, resource_id, expected=intent.expected)
         if rule is None or resource_id is None:
             self._books.close_entry(entry, "unknown: nothing shows whether it was carried out")
             return None
-        try:
-            model = await self._transport.send(rule.resource.read(resource_id))
-        except NotFound:
-            outcome = "COMPLETED" if rule.done_when_gone else "not carried out: it is gone"
-            self._books.close_entry(entry, outcome)
-            if intent.kind in DESTRUCTIONS:
-                self._books.gone(resource_id)
-            return None
-        is_going = intent.kind in DESTRUCTIONS and status_text(model).casefold() == "destroying"
-        if is_going or rule.sign(model, intent.expected) is Sign.SUCCEEDED:
-            return ticket
+        for look in range(1, (LOOKS if self._is_fresh(entry) else 1) + 1):
+            if look > 1:
+                await self._reconciler.pause(look)  # what was just sent takes its time until it shows
+            try:
+                model = await self._transport.send(rule.resource.read(resource_id))
+            except NotFound:
+                outcome = "COMPLETED" if rule.done_when_gone else "not carried out: it is gone"
+                self._books.close_entry(entry, outcome)
+                if intent.kind in DESTRUCTIONS:
+                    self._books.gone(resource_id)
+                return None
+            is_going = intent.kind in DESTRUCTIONS and status_text(model).casefold() == "destroying"
+            if is_going or rule.sign(model, intent.expected) is Sign.SUCCEEDED:
+                return Ticket(intent.kind, resource_id, expected=intent.expected)
         logger.warning(
             "%s of %s was not carried out: its process ended before the engine took it",
             intent.kind,
@@ -246,10 +314,6 @@ class Recovery:
         )
         self._books.close_entry(entry, "not carried out")
         return None
-
-
-def _resource_id(entry: Entry) -> str:
-    return (entry.ticket.resource_id if entry.ticket is not None else None) or ""
 
 
 def _unclear(problems: list[BaseException]) -> AmbiguousOutcomeError:
