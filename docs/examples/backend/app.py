@@ -156,9 +156,8 @@ class Fleets:
                 return kept
             await self._check_cost(fleet)
             kept = kept or Kept(request, "up")
-            await asyncio.to_thread(
-                self._write, kept
-            )  # before anything is sent, so that nothing is forgotten
+            # Before anything is sent, so that nothing is forgotten.
+            await asyncio.to_thread(self._write, kept)
             self._kept[request.name] = kept
             self._work(kept)
         return kept
