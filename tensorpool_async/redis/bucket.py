@@ -29,6 +29,10 @@ RISE = 0.05
 SLOWEST = 0.02
 """The share of the whole pace that it never falls below."""
 
+GRACE = 0.1
+"""Seconds after the pace was lowered in which further refusals are counted to the same burst: those requests went by
+appointments from before, and the way of the news takes time."""
+
 SECONDS_KEPT = 60
 """Seconds after its last appointment for which the server keeps an idle bucket. It is full and at its pace by then."""
 
@@ -53,7 +57,7 @@ if back_to > 0 and back_to == next then
 end
 local calm = math.max(0, now - math.max(seen + shift, paused_until))
 share = math.min(1, share + calm * {RISE} / 1000000)
-if refused_age >= 0 and now - refused_age > lowered_at then
+if refused_age >= 0 and now - refused_age > lowered_at + {GRACE * 1_000_000:.0f} then
   share = math.max({SLOWEST}, share * {DECREASE})
   lowered_at = now
 end
