@@ -7,11 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter, validators
+from cyclopts import App, CycloptsError, Parameter, Token, validators
 
-from tensorpool_async.cli import DONE, WRONG_USAGE, clusters, fleets, listing, serving
+from tensorpool_async.cli import (
+    DONE,
+    WRONG_USAGE,
+    clusters,
+    fleets,
+    listing,
+    reaping,
+    recovering,
+    serving,
+)
+from tensorpool_async.cli.durations import parse_duration
 from tensorpool_async.cli.emulation import SPEED
-from tensorpool_async.cli.printing import say
+from tensorpool_async.cli.journals import JOURNAL_VARIABLE, existing_journal, named_journal
+from tensorpool_async.cli.printing import say, show, without_colour
 from tensorpool_async.cli.running import run as run_coroutine
 from tensorpool_async.fleet import load
 from tensorpool_async.version import VERSION
@@ -20,7 +31,8 @@ from tensorpool_async.version import VERSION
 HELP = """Provision GPU clusters at TensorPool, many side by side.
 
 The key is read from TENSORPOOL_KEY, or from the line TENSORPOOL_KEY=… of a file .env in the working directory.
-TENSORPOOL_ENGINE names another engine, such as one of `tpa emulator`.
+TENSORPOOL_ENGINE names another engine, such as one of `tpa emulator`. TENSORPOOL_JOURNAL names the journal, in which
+changes are written down before they are sent, so that a crash loses nothing. NO_COLOR takes the colours away.
 
 Exit codes: 0 done, 1 something failed, 2 wrong usage or file, 130 interrupted.
 """
@@ -39,6 +51,14 @@ AboveZero: validators.Number = validators.Number(gt=0, lt=1e9)
 Speed = Annotated[
     float, Parameter(help="How many times as fast as the engine the emulator is.", validator=AboveZero)
 ]
+Journal = Annotated[
+    Path | None,
+    Parameter(help=f"The journal's file; {JOURNAL_VARIABLE} in the environment names it as well."),
+]
+
+
+def _duration(_: type, words: Sequence[Token]) -> float:
+    return parse_duration("".join(word.value for word in words))
 
 
 @app.command
@@ -62,6 +82,7 @@ def up(
         bool, Parameter(help="Try it at an emulator in this process, and destroy everything at the end.")
     ] = False,
     speed: Speed | None = None,
+    journal: Journal = None,
     json: Json = False,
 ) -> int:
     """Create what is missing, join what is on its way, leave what runs. It can be run again at any time.
@@ -76,19 +97,21 @@ def up(
     if speed is not None and not emulate:
         return _misused("--speed is for --emulate")
     if emulate:
+        if journal is not None:
+            return _misused("--journal is not for --emulate: nothing emulated outlives its process")
         return run_coroutine(lambda: fleets.emulate(load(file), speed or SPEED, as_json=json))
-    return run_coroutine(lambda: fleets.up(load(file), file, as_json=json))
+    return run_coroutine(lambda: fleets.up(load(file), file, named_journal(journal), as_json=json))
 
 
 @app.command
-def down(file: File, /, *, json: Json = False) -> int:
+def down(file: File, /, *, journal: Journal = None, json: Json = False) -> int:
     """Destroy every cluster of a fleet, also those that failed and those beyond the counts of its groups.
 
     With --json: as up, with what is left as left.
 
     Example: tpa down fleet.toml
     """
-    return run_coroutine(lambda: fleets.down(load(file), file, as_json=json))
+    return run_coroutine(lambda: fleets.down(load(file), file, named_journal(journal), as_json=json))
 
 
 @app.command
@@ -145,6 +168,74 @@ def wait(
 
 
 @app.command
+def ops(
+    *,
+    everything: Annotated[bool, Parameter(name="--all", help="Show also what has ended, and how.")] = False,
+    journal: Journal = None,
+    json: Json = False,
+) -> int:
+    """Show what the journal says is in flight. It needs no key, and sends nothing.
+
+    OWNER says whether the client that began it is still open; what a client that is gone has left in flight is for
+    `tpa recover`.
+
+    With --json: operations (each: entry, engine, kind, name, resource_id, state, outcome, owner_alive, ephemeral, ttl,
+    age, sent_at, accepted_at, ended_at, gone_at, details, token).
+
+    Example: tpa ops --all --journal tensorpool.db
+    """
+    return run_coroutine(
+        lambda: recovering.ops(existing_journal(journal), everything=everything, as_json=json)
+    )
+
+
+@app.command
+def recover(
+    *,
+    wait: Annotated[bool, Parameter(help="Follow what was found to its end.")] = False,
+    journal: Journal = None,
+    json: Json = False,
+) -> int:
+    """Find again what was in flight when its process ended. Nothing is changed at the engine.
+
+    What living processes hold is left to them. Each operation is shown with its token, for `tpa wait`. A creation whose
+    answer was lost is looked for by its name.
+
+    With --json: operations (as ops has them, with error), held_by_others, problem.
+
+    Example: tpa recover --wait --journal tensorpool.db
+    """
+    return run_coroutine(lambda: recovering.recover(existing_journal(journal), wait=wait, as_json=json))
+
+
+@app.command
+def reap(
+    *,
+    older: Annotated[
+        float,
+        Parameter(
+            help="Only what was asked for longer ago than this, such as 90s, 30m, 2h or 1d.",
+            converter=_duration,
+            show_default=False,
+        ),
+    ] = 0.0,
+    yes: Annotated[bool, Parameter(alias="-y", help="Destroy without asking.")] = False,
+    journal: Journal = None,
+    json: Json = False,
+) -> int:
+    """Destroy what was made as ephemeral, or with a ttl that is over, and has outlived its owner. It asks first.
+
+    Where there is no terminal to ask at, and no --yes, it only lists, and exits with 2.
+
+    With --json: leftovers (each: name, kind, id, age, hourly_rate, fate, error), hourly_cost. The fate is LEFT,
+    DESTROYED, FAILED, or TAKEN by another process.
+
+    Example: tpa reap --older 2h --journal tensorpool.db
+    """
+    return run_coroutine(lambda: reaping.reap(existing_journal(journal), older=older, yes=yes, as_json=json))
+
+
+@app.command
 def emulator(
     *,
     port: Annotated[
@@ -163,10 +254,44 @@ def emulator(
     return run_coroutine(lambda: serving.serve(port, speed, key))
 
 
+@app.command(name="--install-completion")
+def install_completion(
+    *,
+    shell: Annotated[
+        Literal["bash", "zsh", "fish"] | None,
+        Parameter(help="The shell; else the one that this runs in.", show_choices=True),
+    ] = None,
+) -> int:
+    """Complete words after Tab: write a script for the shell, and name it in its start-up file.
+
+    Example: tpa --install-completion --shell zsh
+    """
+    try:
+        script = app.install_completion(shell=shell)
+    except (OSError, RuntimeError) as error:
+        return _misused(f"{error}; name the shell with --shell")
+    show(f"Written to {script}. It takes effect in a new shell.")
+    return DONE
+
+
+@app.meta.default
+def _launch(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    no_color: Annotated[bool, Parameter(help="Show no colours.", negative=(), show_default=False)] = False,
+) -> Any:
+    token = without_colour.set(no_color or without_colour.get())
+    try:
+        return app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    finally:
+        without_colour.reset(token)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the command with these words and return its exit code."""
     try:
-        result: Any = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        result: Any = app.meta(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
     except CycloptsError as error:
         return _misused(" ".join(str(error).split()))
     return result if isinstance(result, int) else DONE

@@ -18,6 +18,7 @@ from tensorpool_async.cli import DONE, FAILED, INTERRUPTED
 from tensorpool_async.cli.display import progress
 from tensorpool_async.cli.documents import fleet_document, plan_document
 from tensorpool_async.cli.emulation import emulator_for
+from tensorpool_async.cli.journals import client
 from tensorpool_async.cli.printing import (
     counted,
     money,
@@ -108,9 +109,9 @@ async def status(fleet: Fleet, *, as_json: bool) -> int:
     return DONE
 
 
-async def up(fleet: Fleet, file: Path, *, as_json: bool) -> int:
+async def up(fleet: Fleet, file: Path, journal: Path | None = None, *, as_json: bool) -> int:
     """Bring a fleet up at the engine."""
-    async with TensorPool() as tp:
+    async with client(journal) as tp:
         session = tp.fleet(fleet)
         try:
             report, code = await _bring_up(tp, session)
@@ -156,9 +157,9 @@ async def _emulate(tp: TensorPool, fleet: Fleet, *, as_json: bool) -> int:
     return FAILED if left or up_code or down_code else DONE
 
 
-async def down(fleet: Fleet, file: Path, *, as_json: bool) -> int:
+async def down(fleet: Fleet, file: Path, journal: Path | None = None, *, as_json: bool) -> int:
     """Destroy a fleet at the engine."""
-    async with TensorPool() as tp:
+    async with client(journal) as tp:
         session = tp.fleet(fleet)
         try:
             report, code = await _take_down(tp, session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
@@ -31,12 +32,22 @@ STYLES = {
 """How states and actions look; the others are plain."""
 
 
+without_colour: ContextVar[bool] = ContextVar("without_colour", default=False)
+"""Whether `--no-color` was given; NO_COLOR in the environment says the same."""
+
+
 def console(*, error: bool = False) -> Console:
     """Make a console for standard output or standard error; where it is no terminal, lines are never cut or wrapped."""
     file = sys.stderr if error else sys.stdout
     width = None if file.isatty() else 10_000
     return Console(
-        file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None
+        file=file,
+        width=width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=width is not None,
+        no_color=without_colour.get() or None,
     )
 
 

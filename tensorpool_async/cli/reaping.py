@@ -1,0 +1,192 @@
+"""The command reap: destroys what outlived its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tensorpool_async.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
+from tensorpool_async.cli.asking import can_ask, confirmed
+from tensorpool_async.cli.durations import age
+from tensorpool_async.cli.journals import client, command
+from tensorpool_async.cli.printing import counted, money, rate_cell, say, show, show_json, show_table
+from tensorpool_async.cli.recovering import Recovered, find_again
+from tensorpool_async.client import TensorPool
+from tensorpool_async.errors import TensorPoolError
+from tensorpool_async.fleet.account import sentence
+from tensorpool_async.fleet.plan import total
+from tensorpool_async.journal import EntryState
+from tensorpool_async.models import OperationKind
+from tensorpool_async.resources.recovery import Leftover
+
+
+CREATIONS = (OperationKind.CLUSTER_CLAIM, OperationKind.STORAGE_CREATE)
+
+
+class Fate(StrEnum):
+    """What became of something that was to be destroyed."""
+
+    LEFT = "LEFT"
+    DESTROYED = "DESTROYED"
+    FAILED = "FAILED"
+    TAKEN = "TAKEN"
+    """Another process took it first, and goes on with it."""
+
+
+WORDS = {Fate.DESTROYED: "destroyed", Fate.TAKEN: "taken by another process, which goes on with it"}
+
+
+@attrs.define
+class Reaping:
+    """What is to be destroyed, and what became of it.
+
+    Attributes:
+        leftovers: What outlived its owner.
+        fates: What became of each, by `Leftover.entry`; what is not there is left.
+        errors: Why those failed that did, by `Leftover.entry`.
+    """
+
+    leftovers: Sequence[Leftover]
+    fates: dict[int, Fate] = attrs.field(factory=dict[int, Fate])
+    errors: dict[int, str] = attrs.field(factory=dict[int, str])
+
+    def fate(self, leftover: Leftover) -> Fate:
+        """Return what became of one."""
+        return self.fates.get(leftover.entry, Fate.LEFT)
+
+    @property
+    def left(self) -> list[Leftover]:
+        """What is there still, as far as is known."""
+        return [one for one in self.leftovers if self.fate(one) in {Fate.LEFT, Fate.FAILED}]
+
+
+async def reap(journal: Path, *, older: float, yes: bool, as_json: bool) -> int:
+    """Destroy what was made as ephemeral, or with a `ttl` that is over, and outlived its owner."""
+    async with client(journal) as tp:
+        found = await _recovered(tp)
+        incomplete = found is not None and found.problem is not None
+        if found is not None and found.problem is not None:
+            say(f"tpa: {sentence(found.problem)}; what they made may be missing here", style="red")
+        reaping = Reaping(await tp.leftovers(older=older))
+        if not as_json:
+            _show_leftovers(reaping.leftovers)
+        code = DONE
+        if reaping.leftovers:
+            try:
+                code = await _destroy_if_wanted(tp, reaping, found, yes=yes)
+            except asyncio.CancelledError:
+                code = _interrupted(reaping, journal)
+    if as_json:
+        show_json(_document(reaping))
+    return code or (FAILED if incomplete else DONE)
+
+
+async def _recovered(tp: TensorPool) -> Recovered | None:
+    """Recover, where creations are in flight that nobody holds: only then is it known what they made."""
+    entries = await tp.journal_entries()
+    lost = any(
+        entry.intent.kind in CREATIONS and entry.state is not EntryState.ENDED and not entry.owner_alive
+        for entry in entries
+    )
+    return await find_again(tp) if lost else None
+
+
+def _show_leftovers(leftovers: Sequence[Leftover]) -> None:
+    if not leftovers:
+        show("Nothing has outlived its owner.")
+        return
+    rows = [
+        (one.name, _what(one), one.resource_id, age(one.age), rate_cell(one.hourly_rate)) for one in leftovers
+    ]
+    show_table(("NAME", "WHAT", "ID", "AGE", "USD/H"), rows, right=("AGE", "USD/H"))
+    count = len(leftovers)
+    verb = "has outlived its owner" if count == 1 else "have outlived their owners"
+    show(f"\n{count} {verb}; {money(_cost(leftovers))} per hour")
+
+
+def _what(leftover: Leftover) -> str:
+    return "cluster" if leftover.kind is OperationKind.CLUSTER_CLAIM else "volume"
+
+
+def _cost(leftovers: Sequence[Leftover]) -> float | None:
+    return total(one.hourly_rate for one in leftovers)
+
+
+async def _destroy_if_wanted(tp: TensorPool, reaping: Reaping, found: Recovered | None, *, yes: bool) -> int:
+    count = len(reaping.leftovers)
+    if not yes:
+        if not can_ask():
+            say(
+                "tpa: nothing was destroyed: there is no terminal to ask at; to destroy it, add --yes",
+                style="red",
+            )
+            return WRONG_USAGE
+        if not await confirmed(f"Destroy {'it' if count == 1 else f'these {count}'}?"):
+            say("Nothing was destroyed.")
+            return DONE
+    await _destroy(tp, reaping, found)
+    left = reaping.left
+    gone = sum(reaping.fate(one) is Fate.DESTROYED for one in reaping.leftovers)
+    if left:
+        say(f"tpa: {len(left)} of {count} could not be destroyed, {money(_cost(left))} per hour", style="red")
+    else:
+        say(f"Destroyed {gone} of {count}.")
+    return FAILED if left else DONE
+
+
+async def _destroy(tp: TensorPool, reaping: Reaping, found: Recovered | None) -> None:
+    """Destroy all of it side by side, and tell of each."""
+    begin = time.monotonic()
+    width = max(len(one.name or "") for one in reaping.leftovers)
+    creations = {operation.resource_id: operation for _, operation in (found.going if found else ())}
+
+    async def destroy(leftover: Leftover) -> None:
+        try:
+            creation = creations.get(leftover.resource_id)
+            if creation is not None:
+                with contextlib.suppress(TensorPoolError):
+                    await creation  # never in the middle of its creation
+            fate = Fate.DESTROYED if await tp.reap(leftover) else Fate.TAKEN
+        except TensorPoolError as failure:
+            fate = Fate.FAILED
+            reaping.errors[leftover.entry] = sentence(failure)
+        reaping.fates[leftover.entry] = fate
+        word = reaping.errors.get(leftover.entry) or WORDS[fate]
+        line = f"{time.monotonic() - begin:7.1f} s  {leftover.name or '':<{width}}  {leftover.resource_id}  {word}"
+        say(line, style="red" if fate is Fate.FAILED else "")
+
+    await asyncio.gather(*(destroy(one) for one in reaping.leftovers))
+
+
+def _interrupted(reaping: Reaping, journal: Path) -> int:
+    left = reaping.left
+    say(f"Interrupted. {counted(len(left), 'resource')} may still be there, {money(_cost(left))} per hour:")
+    for one in left:
+        say(f"  {one.name or ''}  {one.resource_id}")
+    say(f"To go on:  {command('reap', journal)}")
+    return INTERRUPTED
+
+
+def _document(reaping: Reaping) -> dict[str, Any]:
+    return {
+        "leftovers": [
+            {
+                "name": one.name,
+                "kind": str(one.kind),
+                "id": one.resource_id,
+                "age": round(one.age, 3),
+                "hourly_rate": one.hourly_rate,
+                "fate": str(reaping.fate(one)),
+                "error": reaping.errors.get(one.entry),
+            }
+            for one in reaping.leftovers
+        ],
+        "hourly_cost": _cost(reaping.leftovers),
+    }
