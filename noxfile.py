@@ -82,5 +82,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Print the figures that the documentation gives; not part of the tests."""
-    install(session)
-    session.run("python", "-m", "tests.benchmarks.provisioning")
+    install(session, "bench")
+    session.run("python", "-m", "tests.benchmarks.polling", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "tests.benchmarks.provisioning")

@@ -106,7 +106,6 @@ class ConnectionOptions(TypedDict):
 
     ssl: SSLContext | bool | aiohttp.Fingerprint
     proxy: str | URL | None
-    proxy_headers: dict[str, str] | None
 
 
 class RequestOptions(ConnectionOptions):
@@ -196,12 +195,11 @@ class Transport:
     async def connection_options(self, url: str) -> ConnectionOptions:
         """Return what a connection for this address is made with."""
         proxy: str | URL | None = self._proxy
-        proxy_headers: dict[str, str] | None = None
         # A session that trusts the environment looks for proxies and for passwords in files before each request, in a
         # thread. The engine is always the same, so that here it is asked for once.
         if proxy is None and self._trust_env and self._foreign_session is None and getproxies():
-            proxy, proxy_headers = await asyncio.to_thread(_proxy_from_environment, URL(url))
-        return {"ssl": self._ssl, "proxy": proxy, "proxy_headers": proxy_headers}
+            proxy = await asyncio.to_thread(_proxy_from_environment, URL(url))
+        return {"ssl": self._ssl, "proxy": proxy}
 
     def now(self) -> float:
         """Return the time by this machine's clock, in seconds since the epoch."""
@@ -439,12 +437,12 @@ class _Connector(aiohttp.TCPConnector):
             self._close()
 
 
-def _proxy_from_environment(url: URL) -> tuple[URL | None, dict[str, str] | None]:
+def _proxy_from_environment(url: URL) -> URL | None:
     try:
         proxy, login = get_env_proxy_for_url(url)
     except LookupError:
-        return None, None
-    return proxy, None if login is None else {"Proxy-Authorization": login.encode()}
+        return None
+    return proxy if login is None else proxy.with_user(login.login).with_password(login.password)
 
 
 def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcomeError:

@@ -542,3 +542,29 @@ async def test_what_fails_while_a_request_leaves_keeps_it_from_being_sent_and_ho
             await transport.attempt(Request[Any]("POST", "/cluster/create", leaving=fail))
         assert limiter.statistics().in_flight == 0
     assert scripted.seen == []
+
+
+async def test_a_proxy_of_the_environment_is_looked_up_once_and_told_its_password(
+    scripted: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", scripted.url.replace("http://", "http://user:pass@"))
+    scripted.answer("GET http://engine.invalid/cluster/info/c-1", CLUSTER)
+    async with TensorPool(KEY, base_url="http://engine.invalid", allow_insecure=True) as tp:
+        assert (await tp.clusters.get("c-1")).id == "c-1"
+        monkeypatch.delenv("http_proxy")
+        assert (await tp.clusters.get("c-1")).id == "c-1"
+    assert [seen.headers["Host"] for seen in scripted.seen] == ["engine.invalid"] * 2
+    assert scripted.seen[0].headers["Proxy-Authorization"].startswith("Basic ")
+
+
+async def test_a_proxy_of_the_environment_is_not_used_where_it_is_not_to_be(
+    scripted: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    scripted.answer("GET /cluster/info/c-1", CLUSTER)
+    async with TensorPool(KEY, base_url=scripted.url, trust_env=False) as tp:
+        assert (await tp.clusters.get("c-1")).id == "c-1"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    async with TensorPool(KEY, base_url=scripted.url) as tp:
+        assert (await tp.clusters.get("c-1")).id == "c-1"
+    assert len(scripted.seen) == 2
