@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from ssl import SSLContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import aiohttp
 import attrs
 
 from tensorpool_async.bookkeeping import Books
 from tensorpool_async.config import Timeouts, find_base_url, find_key
-from tensorpool_async.events import Dispatcher
+from tensorpool_async.events import Dispatcher, FleetMemberChanged
 from tensorpool_async.flow.limiter import LimiterStatistics, RateLimiter
 from tensorpool_async.journal import Entry, Journal
 from tensorpool_async.models.account import Health
@@ -247,18 +247,44 @@ class TensorPool:
         journal = await self._submitter.books.opened()
         return await journal.entries(self._base_url, ended=ended)
 
-    def fleet(self, fleet: Fleet | str | os.PathLike[str]) -> FleetSession:
-        """Work on a fleet of clusters.
+    def fleet(
+        self,
+        fleet: Fleet | str | os.PathLike[str],
+        *,
+        on_failure: Literal["rollback", "keep"] = "rollback",
+        min_ready: int | None = None,
+        rollback_timeout: float = 3600.0,
+        on_event: Callable[[FleetMemberChanged], object] | None = None,
+    ) -> FleetSession:
+        """Work on a fleet of clusters: `plan`, `up`, `down` and `status`; or all or nothing, for a block.
+
+        ::
+
+            async with tp.fleet("fleet.toml") as members:
+                print([cluster.ip_address for cluster in members])
 
         Args:
             fleet: The fleet, or the path of its file.
+            on_failure: What to do when a member fails while the block is entered: "rollback" destroys what the block has
+                made, "keep" destroys nothing; either raises `FleetError`.
+            min_ready: How many clusters must run for the block to run; None for all of them.
+            rollback_timeout: Seconds that destroying may take at the end of the block.
+            on_event: Called with each `FleetMemberChanged` of the block.
 
         Raises:
             FleetFileError: The file has a mistake.
+            ValueError: An option has no meaning, or not for this fleet.
         """
         from tensorpool_async import fleet as fleets
 
-        return fleets.FleetSession(self, fleet if isinstance(fleet, fleets.Fleet) else fleets.load(fleet))
+        return fleets.FleetSession(
+            self,
+            fleet if isinstance(fleet, fleets.Fleet) else fleets.load(fleet),
+            on_failure=on_failure,
+            min_ready=min_ready,
+            rollback_timeout=rollback_timeout,
+            on_event=on_event,
+        )
 
     async def health(self) -> Health:
         """Ask whether the engine is well and takes this key (`POST /health`).
