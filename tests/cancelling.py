@@ -213,7 +213,9 @@ class _Watched(Coroutine[Any, Any, Any]):
 
 def _is_servers(coroutine: Any) -> bool:
     code = getattr(coroutine, "cr_code", None)
-    return code is not None and any(part in code.co_filename for part in SERVERS)
+    if code is None:
+        return False
+    return code.co_name == "_accept_connection2" or any(part in code.co_filename for part in SERVERS)
 
 
 def _was_cancelled(task: asyncio.Task[bool], by: Means) -> bool:

@@ -418,16 +418,16 @@ async def test_cancelled_at_every_await_it_leaves_nothing(
         nothing_left(engine)
 
     every = by == "task" and again is None
-    walked = await walk(scenario_of(engine, WHOLE), check, by=by, again=again, step=1 if every else 11)
-    assert walked > (60 if every else 6)
+    walked = await walk(scenario_of(engine, WHOLE), check, by=by, again=again, step=1 if every else 7)
+    assert walked > (50 if every else 6)
 
 
 async def test_cancelled_at_awaits_of_a_large_fleet_it_leaves_nothing(engine: Emulator) -> None:
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")  # noqa: T201 - so that a failure can be repeated
-    fleet = Fleet("s", [ClusterGroup("t", ["1xH100", "1xL40S"], count=40)])
-    engine.capacity["1xH100"] = 30
-    await walk_sample(scenario_of(engine, fleet), lambda _: nothing_left(engine), size=6, seed=seed)
+    fleet = Fleet("s", [ClusterGroup("t", ["1xH100", "1xL40S"], count=20)])
+    engine.capacity["1xH100"] = 15
+    await walk_sample(scenario_of(engine, fleet), lambda _: nothing_left(engine), size=3, seed=seed)
 
 
 SCRIPT = """
