@@ -15,7 +15,7 @@ import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ssl import SSLContext
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 from urllib.request import getproxies
 
 import aiohttp
@@ -442,7 +442,10 @@ def _proxy_from_environment(url: URL) -> URL | None:
         proxy, login = get_env_proxy_for_url(url)
     except LookupError:
         return None
-    return proxy if login is None else proxy.with_user(login.login).with_password(login.password)
+    if login is None:
+        return proxy
+    user, password, _ = cast("tuple[str, str, str]", login)  # its own fields have no types
+    return proxy.with_user(user).with_password(password)
 
 
 def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcomeError:
