@@ -1,13 +1,15 @@
 """A backend for fleets: ask for one, watch it live, destroy it, and lose none in a restart.
 
 What should be is kept as one small file per fleet. What is, the engine knows: a member's name is its identity, so after
-a restart `up` and `down` are simply run again, and join what is under way.
+a restart `up` and `down` are simply run again, and join what is under way. The journal beside those files has what was
+sent and not yet answered when a process ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,11 +24,13 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
-from tensorpool_async import BudgetExceeded, TensorPool, TensorPoolError
+from tensorpool_async import AmbiguousOutcomeError, BudgetExceeded, TensorPool, TensorPoolError
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fastapi import add_exception_handlers, problem_of, tensorpool_lifespan
 from tensorpool_async.fleet import ClusterGroup, Fleet, MemberState
 
+
+logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
 GONE = {MemberState.DESTROYED, MemberState.ABSENT}
@@ -234,7 +238,6 @@ class Fleets:
         return self._folder / f"{kept.request.name}.json"  # a fleet's name is letters, digits and hyphens
 
     def _write(self, kept: Kept) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"wanted": kept.wanted, "request": kept.request.model_dump()}, indent=2)
         unfinished = self._path(kept).with_suffix(".tmp")
         with unfinished.open("w") as file:
@@ -260,14 +263,19 @@ def create_app(folder: Path, **options: Any) -> FastAPI:
     """Make the app.
 
     Args:
-        folder: Where it keeps what should be.
+        folder: Where it keeps what should be, and its journal.
         options: What `TensorPool` takes; without any, key and address come from the environment.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI, tp: TensorPool) -> AsyncGenerator[dict[str, Any]]:
-        # Fleets need no journal. An app that also makes single clusters passes `journal=…` among the options, and calls
-        # `await tp.recover()` here, before it takes the first request.
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        try:
+            await tp.recover()  # what the last process had sent when it ended, and not yet heard of
+        except AmbiguousOutcomeError:
+            logger.warning(
+                "the engine does not tell everything now; the fleets find theirs by name", exc_info=True
+            )
         fleets = Fleets(tp, folder)
         await fleets.start()
         try:
@@ -275,6 +283,7 @@ def create_app(folder: Path, **options: Any) -> FastAPI:
         finally:
             await fleets.stop()
 
+    options = {"journal": folder / "journal.db", **options}
     app = FastAPI(title="Fleets", lifespan=tensorpool_lifespan(lifespan, **options))
     add_exception_handlers(app, engine_messages=True)
 
