@@ -35,7 +35,7 @@ def official_client(session: nox.Session) -> Path:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, with branch coverage of what they ran."""
-    install(session, "tests", extras="[cli]")
+    install(session, "tests", extras="[cli,redis,testing]")
     environment = {"TENSORPOOL_OFFICIAL_CLIENT": str(official_client(session))}
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)

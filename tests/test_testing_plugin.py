@@ -319,3 +319,14 @@ def test_kinds_may_be_given_as_they_are() -> None:
     assert fault_of((FaultKind.STALL,), {"times": None}).kind is FaultKind.STALL
     plan = plan_of({"faults": [fault_of(("STALL",), {})]}, [], [(("HTML_502",), {})])
     assert [fault.kind for fault in plan.settings["faults"]] == ["STALL", "HTML_502"]
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_guide_on_testing_is_true(pytester: pytest.Pytester) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "testing.md").read_text(), re.MULTILINE | re.DOTALL)
+    pytester.makeini("[pytest]\nanyio_mode = strict\naddopts = -p no:asyncio\n")
+    pytester.makepyfile(**{f"test_block_{number}": block for number, block in enumerate(blocks)})
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=7)

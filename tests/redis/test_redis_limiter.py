@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import re
 import signal
+import subprocess
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -25,6 +29,7 @@ from tensorpool_async.protocol.rate_limits import Limits
 from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.redis import RedisRateLimiter
 from tensorpool_async.redis.bucket import PREFIX, Bucket, News
+from tensorpool_async.testing import ThreadedEmulator
 from tests.redis.server import RedisServer, connect
 
 
@@ -477,3 +482,16 @@ async def test_a_client_tries_again_while_the_server_is_gone(
         assert (emulator.record.requests, tp.statistics().retries) == (0, 2)
         server.start()
         assert await tp.clusters.list() == []
+
+
+def test_the_guide_on_processes_is_true(url: str) -> None:
+    guide = (Path(__file__).parent.parent.parent / "docs" / "processes.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    assert blocks
+    with ThreadedEmulator() as emulator:
+        for block in blocks:
+            environment = {**os.environ, **emulator.environment, "REDIS_URL": url}
+            subprocess.run(
+                [sys.executable, "-W", "error", "-c", block], env=environment, check=True, timeout=30
+            )
+        assert emulator.record.requests == len(blocks)
