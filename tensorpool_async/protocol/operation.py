@@ -243,7 +243,6 @@ class OperationMachine:
         if info.status is RequestStatus.COMPLETED and not is_last:
             self.info = attrs.evolve(info, status=RequestStatus.PROCESSING)
             self._index += 1
-            self._request = None
             return Event.NEXT_REQUEST
         self.info = info
         if info.status is RequestStatus.FAILED:
@@ -293,15 +292,10 @@ class OperationMachine:
     def _advance(self, event: Event, retry_after: float | None, share: float) -> float | None:
         if event is Event.PROGRESS:  # what nearly every poll brings, and what leads nowhere else
             return delay_after(self._policy, retry_after, failures=0, share=share)
-        before = self.phase
-        self.phase = TRANSITIONS[before, event]
-        if self.phase is not before:
-            self._request = None
-        if self.phase is Phase.DONE:
-            return None
-        if self.phase is not before or event is Event.NEXT_REQUEST:
-            return 0.0  # something else is asked now, about which the engine has named no pace
-        return delay_after(self._policy, retry_after, failures=0, share=share)
+        self.phase = TRANSITIONS[self.phase, event]
+        self._request = None
+        # Something else is asked now, about which the engine has named no pace.
+        return None if self.phase is Phase.DONE else 0.0
 
     def _rule(self) -> Kind:
         return KINDS[self.kind or OperationKind("")]
