@@ -101,11 +101,12 @@ class Clusters:
 
     def destroy(self, id_or_name: str, scope: Scope) -> tuple[Cluster, Request]:
         """Raises Refusal when it is protected or being changed."""
-        cluster = self.free(id_or_name)
-        if cluster.deletion_protection:
-            raise conflict(f"Cluster {cluster.id} has deletion protection enabled, disable it first")
+        cluster = self.find(id_or_name)
         if any(r.kind is RequestKind.CLUSTER_CLAIM and not r.done for r in self._requests.of(cluster.id)):
             self._record.destroys_before_ready += 1
+        self.free(id_or_name)
+        if cluster.deletion_protection:
+            raise conflict(f"Cluster {cluster.id} has deletion protection enabled, disable it first")
         self._ledger.stop(cluster.id)
         cluster.turn(ClusterStatus.DESTROYING)
         self._tell(cluster)

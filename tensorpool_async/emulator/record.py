@@ -45,7 +45,7 @@ class Record:
         clusters_made: Every cluster ever made.
         volumes_made: Every volume ever made.
         made_twice: Names that were made while another living cluster (or volume) had them.
-        destroys_before_ready: Destroys accepted while the creation was still running.
+        destroys_before_ready: Destroys that came while the creation was still running, also where they were refused.
     """
 
     requests: int = 0
