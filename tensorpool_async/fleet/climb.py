@@ -50,7 +50,7 @@ class Climb:
             hands_over: Leave creations that are on their way, when this is cancelled, to whoever reads the ledger.
             gives_up: Asked after each member whether it is of no use to go on with the others.
         """
-        self.ledger: Ledger = Ledger()
+        self.ledger: Ledger = Ledger(owned=hands_over)
         self._fleet = fleet
         self._survey = survey
         self._gives_up = gives_up

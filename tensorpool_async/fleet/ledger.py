@@ -70,9 +70,14 @@ class Record:
 
 
 class Ledger:
-    """The records of all members of one run."""
+    """The records of all members of one run.
 
-    def __init__(self) -> None:
+    Attributes:
+        owned: Whether what it makes goes with whoever makes it, so that it may be reaped where that one was killed.
+    """
+
+    def __init__(self, *, owned: bool = False) -> None:
+        self.owned = owned
         self._records: dict[str, Record] = {}
         self.attached: defaultdict[str, set[str]] = defaultdict(set)
         """The clusters that this run has attached a volume to, or tried to, by the id of the volume."""

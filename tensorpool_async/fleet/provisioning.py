@@ -165,6 +165,7 @@ class _Ascent:
             public_keys=group.public_keys,
             container=group.container,
             deletion_protection=group.deletion_protection,
+            owned=self._shared.ledger.owned,
         )
 
     async def _wait(self, operation: Operation[Cluster], instance_type: str) -> Cluster | None:

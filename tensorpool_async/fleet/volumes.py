@@ -176,7 +176,10 @@ class VolumeKeeper:
         record.asked = (volume.size_gb,)
         operation = await self.sender.send(
             lambda: self.tp.storage.create(
-                volume.size_gb, name=step.name, deletion_protection=volume.deletion_protection
+                volume.size_gb,
+                name=step.name,
+                deletion_protection=volume.deletion_protection,
+                owned=self.ledger.owned,
             ),
             record,
             lambda operation: self.account.follow(step.name, operation),

@@ -128,6 +128,7 @@ class Clusters:
         deletion_protection: bool = False,
         save_keys: bool = True,
         ttl: float | None = None,
+        owned: bool = False,
     ) -> Submission[Cluster]:
         """Create a cluster (`POST /cluster/create`). It costs money from the moment the engine accepts it.
 
@@ -142,6 +143,8 @@ class Clusters:
             save_keys: Whether the engine keeps new public keys in the user's profile.
             ttl: Seconds after which `tpa reap` may destroy it, once its owner is gone; None for never. The engine knows
                 nothing of this: it is in the journal.
+            owned: Whether `tpa reap` may destroy it as soon as its owner is gone, as for an ephemeral one; it says so in the
+                journal, if there is one.
 
         Returns:
             A submission: `await` it for the operation, or `await ….result()` for the running `Cluster`.
@@ -159,7 +162,7 @@ class Clusters:
             OperationFailed: The engine accepted it and failed later, for lack of capacity for example. The failed
                 cluster keeps its name until it is destroyed.
         """
-        marks = Marks(random_name=name is None, ttl=ttl)
+        marks = Marks(random_name=name is None, ephemeral=owned, ttl=ttl)
         self._submitter.books.check_marks(marks)
         request = creation_of(
             ClusterOptions(

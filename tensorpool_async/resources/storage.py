@@ -48,6 +48,7 @@ class Storage:
         name: str | None = None,
         deletion_protection: bool = False,
         ttl: float | None = None,
+        owned: bool = False,
     ) -> Submission[StorageVolume]:
         """Create a volume (`POST /storage/create`). It costs money until it is destroyed.
 
@@ -57,6 +58,8 @@ class Storage:
             deletion_protection: Whether destroying it is refused until this is switched off.
             ttl: Seconds after which `tpa reap` may destroy it, once its owner is gone; None for never. The engine knows
                 nothing of this: it is in the journal.
+            owned: Whether `tpa reap` may destroy it as soon as its owner is gone; it says so in the journal, if there is
+                one.
 
         Returns:
             A submission: `await` it for the operation, or `await ….result()` for the volume that is ready.
@@ -70,7 +73,7 @@ class Storage:
                 `.name` is the one to look for.
         """
         _check_size(size_gb)
-        marks = Marks(random_name=name is None, ttl=ttl)
+        marks = Marks(random_name=name is None, ephemeral=owned, ttl=ttl)
         self._submitter.books.check_marks(marks)
         name = new_name(name)
         body = {"size": size_gb, "name": name, "deletion_protection": deletion_protection}

@@ -8,6 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -472,3 +473,14 @@ async def test_ctrl_c_leaves_nothing(stage: str) -> None:
         assert b"was never" not in errors
         assert len(engine.record.clusters_made) == 2
         nothing_left(engine)
+
+
+async def test_what_a_block_makes_is_owned_and_what_up_makes_is_not(engine: Emulator, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.db"
+    async with TensorPool(engine.key, base_url=engine.url, journal=journal) as tp:
+        await tp.fleet(FLEET).up()
+        async with tp.fleet(Fleet("b", WHOLE.clusters, WHOLE.volumes)) as members:
+            owned = {
+                entry.resource_id for entry in await tp.journal_entries(ended=True) if entry.intent.ephemeral
+            }
+            assert owned == {*(cluster.id for cluster in members), members.volumes["data"].id}
