@@ -26,6 +26,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_use_ivar = True
 default_role = "code"
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 # The standard library, aiohttp and attrs have documentation of their own, on hosts that a build need not reach.

@@ -1,0 +1,71 @@
+"""Every block of README and documentation runs, and every page says what is true of the package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pages import LANGUAGES, NOT_RUN, Page, all_pages, commands_of
+
+
+PAGES = {page.name: page for page in all_pages()}
+BLOCKS = [(page.name, index) for page in PAGES.values() for index in range(len(page.blocks))]
+
+NO_CODE = {"eval-rst", "toctree", "operation-states", "retry-table", "note", "warning"}
+"""Directives of the pages that hold no code."""
+
+
+def block_id(block: tuple[str, int]) -> str:
+    name, index = block
+    return f"{name}:{PAGES[name].blocks[index].example.line}"
+
+
+@pytest.fixture
+def no_blocking_calls() -> None:
+    """Let the pages block, as a program may that reads its fleet file, or asks for a command's output."""
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[dict[str, Page]]:
+    yield PAGES
+    for page in PAGES.values():
+        page.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+def test_each_block_runs(
+    block: tuple[str, int], pages: dict[str, Page], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    name, index = block
+    pages[name].run(index, tmp_path_factory.mktemp("page"))
+
+
+def test_no_block_is_overlooked() -> None:
+    for page in PAGES.values():
+        text = page.path.read_text()
+        fences = re.findall(r"(?m)^[ \t]*(?:```+|~~~+)([^\n`]*)$", text)
+        opening = [info.strip() for info in fences[::2]]
+        assert all(not info.strip() for info in fences[1::2]), page.name
+        languages = [info for info in opening if info.strip("{}") not in NO_CODE]
+        assert set(languages) <= set(LANGUAGES), page.name
+        hidden = text.count("<!-- invisible-code-block:")
+        assert len(page.blocks) == len(languages) + hidden, page.name
+
+
+def test_what_is_not_run_is_known() -> None:
+    """Outside of the exempt commands, which are few and have a reason, everything runs."""
+    exempt = [
+        command
+        for page in PAGES.values()
+        for block in page.blocks
+        if block.language == "console"
+        for whole, _ in commands_of(block.source)
+        for command in whole.split(" && ")
+        if command.startswith(tuple(NOT_RUN))
+    ]
+    for beginning in NOT_RUN:
+        assert any(command.startswith(beginning) for command in exempt), f"{beginning} is on no page any more"
+    assert len(exempt) <= 12
