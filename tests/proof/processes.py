@@ -10,7 +10,7 @@ import asyncio
 import multiprocessing
 import os
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,6 +28,8 @@ Phase: TypeAlias = 'Literal["arrived", "handled", "later"]'
 
 CREATES = 40
 FLEET = Fleet("s", [ClusterGroup("t", "1xH100", count=CREATES)])
+NAMES = tuple(f"w{index}" if index % 2 else None for index in range(CREATES))
+"""Of creates outside of a fleet: every second one is named."""
 
 LOST_ANSWERS = tuple(
     Fault(kind, method="POST", path="/cluster/create", times=None, probability=probability)
@@ -78,12 +80,12 @@ async def _bring_up(url: str, key: str) -> None:
         await tp.fleet(FLEET).up()
 
 
-def create_all(url: str, key: str, journal: Path, results: Path) -> None:
-    """Create clusters with and without names, in a process of its own; each result is put into a file as it comes."""
-    asyncio.run(_create_all(url, key, journal, results))
+def create_all(url: str, key: str, journal: Path, results: Path, names: Sequence[str | None] = NAMES) -> None:
+    """Create clusters, in a process of its own; each result is put into a file as it comes."""
+    asyncio.run(_create_all(url, key, journal, results, names))
 
 
-async def _create_all(url: str, key: str, journal: Path, results: Path) -> None:
+async def _create_all(url: str, key: str, journal: Path, results: Path, names: Sequence[str | None]) -> None:
     file = os.open(results, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def create(name: str | None) -> None:
@@ -95,12 +97,7 @@ async def _create_all(url: str, key: str, journal: Path, results: Path) -> None:
         os.fsync(file)
 
     async with client(url, key, journal) as tp:
-        await asyncio.gather(*(create(name_of(index)) for index in range(CREATES)))
-
-
-def name_of(index: int) -> str | None:
-    """Every second one is named."""
-    return f"w{index}" if index % 2 else None
+        await asyncio.gather(*(create(name) for name in names))
 
 
 @attrs.frozen
