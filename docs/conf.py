@@ -21,6 +21,7 @@ exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 html_title = f"tensorpool-async {VERSION}"
 
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

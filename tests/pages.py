@@ -17,7 +17,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import tomllib
 from collections.abc import Generator, Iterator
@@ -34,16 +33,17 @@ from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
 
 from tensorpool_async import PollPolicy, TensorPool
-from tensorpool_async.emulator import Emulator
 from tensorpool_async.fleet import load
+from tensorpool_async.testing import ThreadedEmulator
 
 
 ROOT = Path(__file__).parent.parent
-LANGUAGES = ("console", "html", "ini", "json", "python", "text", "toml")
+LANGUAGES = ("console", "html", "ini", "json", "python", "sh", "text", "toml")
 
 NOT_RUN = {
     "python -m pip install": "the tests change no environment; .ci/run installs in the same way",
     "python -m nox -s tests": "it is these tests",
+    "python -m nox -s bench": "takes ten minutes and both cores; tests/benchmarks has tests of its own",
     "python -m nox -s demo": "makes an environment; what it runs in it is the line of noxfile.py that is run instead",
 }
 """Commands that are not run, by how they begin, and why."""
@@ -76,6 +76,17 @@ class Block:
         """The file that its first line names."""
         found = _FILE_NAME.match(self.source)
         return None if found is None else found["name"]
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of a console block, one by one."""
+        if self.language == "sh":
+            whole = [without_comment(line) for line in self.source.splitlines()]
+        elif self.language == "console":
+            whole = [command for command, _ in commands_of(self.source)]
+        else:
+            whole = []
+        return [command for commands in whole for command in commands.split(" && ")]
 
 
 class Page:
@@ -135,7 +146,7 @@ class Place:
 
     def __enter__(self) -> Self:
         self._make_folder()
-        emulator = self._undo.enter_context(engine())
+        emulator = self._undo.enter_context(ThreadedEmulator(provision_seconds=0.2, retry_after=0.05))
         self.environment |= {"TENSORPOOL_ENGINE": emulator.url, "TENSORPOOL_KEY": emulator.key}
         self._runner = self._undo.enter_context(asyncio.Runner())
         self._clients.append(
@@ -238,6 +249,10 @@ class Place:
                 pattern = ".*".join(re.escape(part) for part in line.split("…"))
                 assert re.search(rf"(?m)^{pattern}\s*$", output), f"{line!r} is not in the output:\n{output}"
 
+    def _sh(self, block: Block) -> None:
+        for command in block.commands:
+            self._one_command(command)
+
     def _command(self, command: str) -> str:
         outputs = [self._one_command(part) for part in command.split(" && ")]
         return "".join(outputs)
@@ -322,7 +337,7 @@ def commands_of(source: str) -> Iterator[tuple[str, list[str]]]:
         if line.startswith("$ "):
             if command is not None:
                 yield command, expected
-            command, expected = re.sub(r"\s+# .*", "", line[2:]), []
+            command, expected = without_comment(line[2:]), []
         elif command is not None and command.endswith("\\"):
             command = command[:-1] + line.strip()
         elif line.strip():
@@ -331,43 +346,16 @@ def commands_of(source: str) -> Iterator[tuple[str, list[str]]]:
     yield command, expected
 
 
+def without_comment(command: str) -> str:
+    """Return a command without what is written behind it for the reader."""
+    return re.sub(r"\s+# .*", "", command)
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-@contextmanager
-def engine() -> Generator[Emulator]:
-    """Run an emulator on an event loop of its own, in a thread, for pages that run loops themselves."""
-    ready, end = threading.Event(), asyncio.Event()
-    emulator = Emulator(
-        provision_seconds=0.2,
-        destroy_seconds=0.05,
-        edit_seconds=0.02,
-        storage_seconds=0.05,
-        attach_seconds=0.05,
-        job_seconds=0.2,
-        retry_after=0.05,
-    )
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def run() -> None:
-        async with emulator:
-            loops.append(asyncio.get_running_loop())
-            ready.set()
-            await end.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="documentation-engine")
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield emulator
-    finally:
-        for loop in loops:
-            loop.call_soon_threadsafe(end.set)
-        thread.join(10)
 
 
 def all_pages() -> list[Page]:
