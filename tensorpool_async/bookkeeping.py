@@ -186,8 +186,10 @@ class Books:
     async def aclose(self) -> None:
         """Write what is left to be written, and give up the ownership of what is in flight."""
         if self._journal is not None:
-            await asyncio.sleep(0)  # operations that ended in this very moment tell so in the next
-            await self._journal.aclose()
+            try:
+                await asyncio.sleep(0)  # operations that ended in this very moment tell so in the next
+            finally:  # also where the caller is cancelled: a journal that stays open keeps what belongs to it
+                await self._journal.aclose()
 
     def _intent(self, request: Request[Any], ticket: Ticket, marks: Marks) -> Intent:
         body: dict[str, Any] = request.json or {}
