@@ -17,10 +17,9 @@ from tensorpool_async.cli import (
     listing,
     reaping,
     recovering,
-    serving,
+    watching,
 )
 from tensorpool_async.cli.durations import parse_duration
-from tensorpool_async.cli.emulation import SPEED
 from tensorpool_async.cli.journals import JOURNAL_VARIABLE, existing_journal, named_journal
 from tensorpool_async.cli.printing import say, show, without_colour
 from tensorpool_async.cli.running import run as run_coroutine
@@ -44,6 +43,9 @@ app: App = App(
     version=VERSION,
     default_parameter=Parameter(negative=()),
 )
+
+SPEED = 60.0
+"""How many times as fast as the engine an emulator is."""
 
 File = Annotated[Path, Parameter(help="The fleet file.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print a JSON document in place of a table.")]
@@ -236,6 +238,37 @@ def reap(
 
 
 @app.command
+def watch(
+    what: Annotated[
+        str,
+        Parameter(name="FILE|REQUEST", help="A fleet file, or a request id or the token of an operation."),
+    ],
+    /,
+    *,
+    every: Annotated[
+        float,
+        Parameter(
+            help="How often to ask for a fleet, such as 5s or 1m; an operation is asked for at the engine's pace.",
+            converter=_duration,
+            validator=validators.Number(gte=0.1),
+            show_default=False,
+        ),
+    ] = 5.0,
+    json: Json = False,
+) -> int:
+    """Follow a fleet until Ctrl-C, or an operation until its end. Nothing is changed.
+
+    Where there is no terminal, each change is a line.
+
+    With --json: for a fleet a line for each change (time, name, group, state, id, instance_type, ip, hourly_rate); for
+    an operation as wait.
+
+    Example: tpa watch fleet.toml --every 10s
+    """
+    return run_coroutine(lambda: watching.watch(what, every, as_json=json))
+
+
+@app.command
 def emulator(
     *,
     port: Annotated[
@@ -251,6 +284,8 @@ def emulator(
 
     Example: tpa emulator --port 8787 --speed 60
     """
+    from tensorpool_async.cli import serving  # the emulator is half of all that there is to import
+
     return run_coroutine(lambda: serving.serve(port, speed, key))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tensorpool_async.cli.printing import STYLES, clean, console, money
+from tensorpool_async.cli.printing import STYLES, clean, console, is_live, money
 from tensorpool_async.cli.progress import WORDS, Board, Line
 from tensorpool_async.client import Statistics
 from tensorpool_async.events import FleetMemberChanged
@@ -45,7 +46,7 @@ async def progress(
     """
     out = console(error=True)
     board = Board(by_id)
-    if not out.is_terminal or out.is_dumb_terminal:
+    if not is_live(sys.stderr):
         yield _Lines(board, out).take
         return
     picture = _Picture(title, board, statistics)
@@ -101,7 +102,7 @@ class _Picture:
     def _headline(self) -> Text:
         board = self._board
         standing = (
-            f"{board.done} of {board.size}  {money(board.rate_so_far)} per hour so far"
+            f"{board.done} of {board.size}  {money(board.rate_so_far)} per hour {'still' if board.by_id else 'so far'}"
             if board.size
             else "asking the engine what there is"
         )
@@ -131,16 +132,18 @@ class _Picture:
         events = self._board.slowest(SLOWEST)
         member_width = max((len(event.member) for event in events), default=0)
         type_width = max((len(event.instance_type or "") for event in events), default=0)
+        elapsed = time.monotonic() - self._began
         lines = [
             Text.assemble(
                 f"  {event.member:<{member_width}}  {event.instance_type or '':<{type_width}}  ",
+                f"{max(0.0, elapsed - event.seconds):5.0f} s  ",
                 (clean(event.message) or WORDS.get(event.state, ""), "dim"),
                 no_wrap=True,
                 overflow="ellipsis",
             )
             for event in events
         ]
-        return [Text("still open", style="dim"), *lines] if lines else []
+        return [Text("open, and without news for longest", style="dim"), *lines] if lines else []
 
     def _footline(self) -> Text:
         now = self._statistics()

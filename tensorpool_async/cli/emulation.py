@@ -8,10 +8,6 @@ from tensorpool_async.emulator import Emulator
 from tensorpool_async.fleet import Fleet
 
 
-SPEED = 60.0
-"""How many times as fast as the engine."""
-
-
 def emulator_for(fleet: Fleet, speed: float) -> Emulator:
     """Make an engine that runs short of what the fleet prefers, and that asks it to slow down."""
     return Emulator(speed=speed, capacity=short_capacity(fleet), rate_limit=tight_rate_limit(fleet))

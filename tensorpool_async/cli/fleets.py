@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +17,6 @@ import anyio
 from tensorpool_async.cli import DONE, FAILED, INTERRUPTED
 from tensorpool_async.cli.display import progress
 from tensorpool_async.cli.documents import fleet_document, plan_document
-from tensorpool_async.cli.emulation import emulator_for
 from tensorpool_async.cli.journals import client
 from tensorpool_async.cli.printing import (
     counted,
@@ -32,12 +31,14 @@ from tensorpool_async.cli.printing import (
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import BudgetExceeded, TensorPoolError
 from tensorpool_async.fleet import (
+    Action,
     Fleet,
     FleetIncomplete,
     FleetReport,
     FleetSession,
     MemberReport,
     Plan,
+    PlannedMember,
 )
 from tensorpool_async.fleet.account import sentence
 from tensorpool_async.fleet.plan import check_budget
@@ -45,6 +46,24 @@ from tensorpool_async.fleet.plan import check_budget
 
 ASKING_TIME = 5.0
 """Seconds that the engine may take to say what there is, after an interruption."""
+
+MARKS = {
+    Action.CREATE: "+",
+    Action.JOIN: "~",
+    Action.REPLACE: "~",
+    Action.AWAIT_DESTROY: "~",
+    Action.KEEP: "=",
+    Action.CONFLICT: "!",
+    Action.SURPLUS: "*",
+}
+"""The first column of a plan."""
+MEANINGS = {
+    "+": "to create",
+    "~": "to join or replace",
+    "=": "to keep",
+    "!": "in conflict",
+    "*": "beyond the counts, left as they are",
+}
 
 
 async def plan(fleet: Fleet, *, as_json: bool) -> int:
@@ -74,26 +93,38 @@ def _refusal(planned: Plan) -> str | None:
 def _show_plan(planned: Plan) -> None:
     entries = [*planned.members, *planned.surplus]
     show_table(
-        ("NAME", "ACTION", "TYPE", "NODES", "ID", "USD/H"),
+        ("", "NAME", "ACTION", "TYPE", "NODES", "ID", "USD/H"),
         [
             (
+                MARKS[entry.action],
                 entry.name,
                 entry.action,
                 entry.instance_type,
                 entry.num_nodes,
                 entry.resource_id,
-                rate_cell(entry.hourly_rate),
+                _change_of(entry),
             )
             for entry in entries
         ],
         right=("NODES", "USD/H"),
     )
-    now, after = money(planned.hourly_cost_now), money(planned.hourly_cost_after)
+    show(f"\n{_tally(entries)}")
+    now, after = planned.hourly_cost_now, planned.hourly_cost_after
+    added = "" if now is None or after is None else f" + {money(after - now)}"
     limit = planned.max_hourly_cost
     ceiling = "" if limit is None else f"; at most {money(limit)} is allowed"
-    show(
-        f"\n{counted(len(planned.to_create), 'cluster')} to create; {now} per hour now, {after} after `up`{ceiling}"
-    )
+    show(f"{money(now)} per hour now{added}; {money(after)} after `up`{ceiling}")
+
+
+def _change_of(entry: PlannedMember) -> str | None:
+    rate = rate_cell(entry.hourly_rate)
+    return f"+{rate}" if rate and entry.action.creates else rate
+
+
+def _tally(entries: Iterable[PlannedMember]) -> str:
+    """Say how many there are of each mark."""
+    counts = Counter(MARKS[entry.action] for entry in entries)
+    return "   ".join(f"{mark} {counts[mark]} {words}" for mark, words in MEANINGS.items() if counts[mark])
 
 
 async def status(fleet: Fleet, *, as_json: bool) -> int:
@@ -127,6 +158,8 @@ async def up(fleet: Fleet, file: Path, journal: Path | None = None, *, as_json: 
 
 async def emulate(fleet: Fleet, speed: float, *, as_json: bool) -> int:
     """Bring a fleet up at an emulator, destroy it, and show that nothing is left."""
+    from tensorpool_async.cli.emulation import emulator_for  # half of all that there is to import
+
     try:
         async with AsyncExitStack() as stack:
             emulator = await stack.enter_async_context(emulator_for(fleet, speed))

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +28,11 @@ STYLES = {
     "DESTROYING": "yellow",
     "DESTROYED": "dim",
     "ABSENT": "dim",
+    "+": "cyan",
+    "~": "yellow",
+    "!": "bold red",
+    "*": "yellow",
+    "=": "dim",
 }
 """How states and actions look; the others are plain."""
 
@@ -49,6 +54,11 @@ def console(*, error: bool = False) -> Console:
         soft_wrap=width is not None,
         no_color=without_colour.get() or None,
     )
+
+
+def is_live(file: IO[str]) -> bool:
+    """Whether a picture can be drawn there again and again; a variable that forces colours does not make it so."""
+    return file.isatty() and not Console(file=file).is_dumb_terminal
 
 
 def say(text: str, *, style: str = "") -> None:
@@ -100,7 +110,11 @@ def show_table(
 ) -> None:
     """Print a table to standard output, or to standard error."""
     out = console(error=error)
-    out.print(table(headings, rows, right=right, width=out.width))
+    with out.capture() as drawn:
+        out.print(table(headings, rows, right=right, width=out.width))
+    for line in drawn.get().splitlines():
+        out.file.write(line.rstrip() + "\n")
+    out.file.flush()
 
 
 def money(rate: float | None) -> str:

@@ -22,6 +22,10 @@ from tensorpool_async.journal import NOT_MADE, Entry, EntryState
 from tensorpool_async.operations import Operation
 
 
+UNDONE = "not carried out"
+"""How a change ended that never reached the engine, and whose resource is still there."""
+
+
 async def ops(journal: Path, *, everything: bool, as_json: bool) -> int:
     """Show what the journal says is in flight, at all engines. Nothing is sent."""
     async with opened(journal) as store:
@@ -61,7 +65,7 @@ class Recovered:
     @property
     def not_carried_out(self) -> tuple[Entry, ...]:
         """Changes other than creations that never reached the engine, so that somebody may still rely on them."""
-        return tuple(entry for entry in self.ended if (entry.outcome or "").startswith("not carried out"))
+        return tuple(entry for entry in self.ended if entry.outcome == UNDONE)
 
 
 async def find_again(tp: TensorPool) -> Recovered:
@@ -95,7 +99,7 @@ async def recover(journal: Path, *, wait: bool, as_json: bool) -> int:
         if not as_json:
             _show_found(found)
         failed = bool(found.problem or found.not_carried_out)
-        _say_problems(found)
+        _say_problem(found)
         errors: dict[int, str | None] = {}
         if wait and found.going:
             try:
@@ -118,15 +122,21 @@ def _show_found(found: Recovered) -> None:
         show(f"{_title(entry)}  in flight")
         show(f"  tpa wait {operation.token}")
     for entry in found.ended:
-        what = "was never made" if entry.outcome == NOT_MADE else entry.outcome
-        show(f"{_title(entry)}  {what}")
+        show(f"{_title(entry)}  {_ended(entry)}")
     if found.held:
         is_one = found.held == 1
         show(
-            f"{found.held} more {'is' if is_one else 'are'} held by {'a process' if is_one else 'processes'} that live."
+            f"{found.held} more {'is held by a process that lives' if is_one else 'are held by processes that live'}."
         )
     elif not (found.going or found.ended or found.problem):
         show("There is nothing to recover.")
+
+
+def _ended(entry: Entry) -> str:
+    if entry.outcome == NOT_MADE:
+        return "was never made"
+    outcome = entry.outcome or "ended"
+    return f"{outcome}; do it again if it is still wanted" if outcome == UNDONE else outcome
 
 
 def _title(entry: Entry) -> str:
@@ -134,7 +144,7 @@ def _title(entry: Entry) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def _say_problems(found: Recovered) -> None:
+def _say_problem(found: Recovered) -> None:
     for entry in found.not_carried_out:
         say(
             f"tpa: {_title(entry)}: it never reached the engine; do it again if it is still wanted",

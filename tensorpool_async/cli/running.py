@@ -23,6 +23,15 @@ Work: TypeAlias = "Callable[[], Coroutine[None, None, int]]"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 logger: logging.Logger = logging.getLogger(__name__)
+package_logger: logging.Logger = logging.getLogger("tensorpool_async")
+
+
+class Warnings(logging.Handler):
+    """Shows what the package warns of as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        say(f"tpa: {' '.join(record.getMessage().split())}", style="yellow")
 
 
 def run(work: Work) -> int:
@@ -30,6 +39,8 @@ def run(work: Work) -> int:
 
     The first SIGINT or SIGTERM cancels it, so that it can give an account; the second ends the process at once.
     """
+    handler = Warnings(logging.WARNING)
+    package_logger.addHandler(handler)
     try:
         return asyncio.run(_with_signals(work()))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -41,6 +52,8 @@ def run(work: Work) -> int:
         return FAILED
     except Exception as error:  # noqa: BLE001 - a person gets a line, and the traceback goes to the debug log
         return fail(error)
+    finally:
+        package_logger.removeHandler(handler)
 
 
 def fail(error: Exception) -> int:

@@ -73,6 +73,9 @@ class Tpa:
         return await self.end(process)
 
 
+LeaveBehind: TypeAlias = "Callable[..., Awaitable[Path]]"
+"""Runs `left_behind.py` with the names of what it is to leave; gives the path of its journal."""
+
 Until: TypeAlias = "Callable[[Callable[[], bool]], Awaitable[None]]"
 
 
@@ -107,4 +110,21 @@ def tpa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tpa:
     """Make the command, to be run in an empty folder with the environment of the test."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("TENSORPOOL_JOURNAL", raising=False)
     return Tpa(os.environ, tmp_path)
+
+
+@pytest.fixture
+def leave_behind(tpa: Tpa) -> LeaveBehind:
+    """Make a program that leaves work behind, in a journal."""
+    program = Path(__file__).with_name("left_behind.py")
+
+    async def run(*words: str) -> Path:
+        journal = tpa.folder / "journal.db"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(program), str(journal), *words, env=dict(tpa.environment), cwd=tpa.folder
+        )
+        assert await process.wait() == -signal.SIGKILL
+        return journal
+
+    return run

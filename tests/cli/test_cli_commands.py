@@ -33,16 +33,30 @@ async def test_plan_shows_what_would_be_done(engine: Emulator, tp: TensorPool, c
     await tp.clusters.create("8xH200", name="s-t-8").result()
     assert await fleets.plan(FLEET, as_json=False) == 0
     out, err = capsys.readouterr()
-    assert [line.split()[:3] for line in out.splitlines()[1:6]] == [
-        ["s-t-0", "CREATE", "8xB200"],
-        ["s-t-1", "KEEP", "8xH200"],
-        ["s-t-2", "CREATE", "8xB200"],
-        ["s-u-0", "CREATE", "1xL40S"],
-        ["s-t-8", "SURPLUS", "8xH200"],
+    assert [line.split()[:4] for line in out.splitlines()[1:6]] == [
+        ["+", "s-t-0", "CREATE", "8xB200"],
+        ["=", "s-t-1", "KEEP", "8xH200"],
+        ["+", "s-t-2", "CREATE", "8xB200"],
+        ["+", "s-u-0", "CREATE", "1xL40S"],
+        ["*", "s-t-8", "SURPLUS", "8xH200"],
     ]
-    assert "3 clusters to create; $55.84 per hour now, $136.97 after `up`" in out
+    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["+39.92", "27.92", "+39.92"]
+    assert "\n+ 3 to create   = 1 to keep   * 1 beyond the counts, left as they are\n" in out
+    assert "$55.84 per hour now + $81.13; $136.97 after `up`\n" in out
     assert err == ""
     assert len(engine.record.clusters_made) == 2
+
+
+async def test_plan_marks_what_is_on_its_way_or_in_conflict(
+    engine: Emulator, tp: TensorPool, capsys: Any
+) -> None:
+    await tp.clusters.create("1xH100", name="s-u-0").result()
+    await tp.clusters.create("8xB200", name="s-t-0")
+    assert await fleets.plan(FLEET, as_json=False) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[1:5]] == ["~", "+", "+", "!"]
+    assert "+ 2 to create   ~ 1 to join or replace   ! 1 in conflict" in out
+    assert "s-u-0 exists as 1 x 1xH100" in err
 
 
 async def test_plan_has_a_document(engine: Emulator, tp: TensorPool, capsys: Any) -> None:

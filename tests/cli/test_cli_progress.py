@@ -150,7 +150,7 @@ async def test_a_terminal_shows_groups_bars_and_the_slowest(
     assert "asking the engine what there is" in screen
     assert "1 of 3  $39.92 per hour so far" in screen
     assert re.search(r"train +━+╺?━+ +1/2  1 making room, 1 running", screen)
-    assert "s-train-1  1xH100  No capacity for 8xB200" in screen
+    assert re.search(r"s-train-1  1xH100 +0 s  No capacity for 8xB200", screen)
     assert "0 requests, 0 x 429, 0 retries" in screen
     assert max(len(line) for line in re.split(r"[\r\n]+", screen)) <= 80
 
