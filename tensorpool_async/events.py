@@ -116,7 +116,10 @@ class BytesPulled:
 
 
 Event = FleetMemberChanged | JobMessage | CommandStarted | CommandOutput | CommandEnded | BytesPulled
+"""Whatever a listener is told."""
+
 Listener = Callable[[Event], object]
+"""What is told of events: a function, or a coroutine function."""
 
 LONGEST_QUEUE = 10_000
 """Events that wait for a slow asynchronous listener; what comes on top is dropped and counted."""

@@ -76,6 +76,8 @@ _CLIENT = "tensorpool"
 _OPERATIONS = "tensorpool_operations"
 
 State: TypeAlias = Mapping[str, Any] | None
+"""What a lifespan yields: what each request finds in `request.state`."""
+
 OwnLifespan: TypeAlias = (
     Callable[[FastAPI, TensorPool], AbstractAsyncContextManager[State]]
     | Callable[[FastAPI, TensorPool], AsyncIterator[State]]

@@ -9,6 +9,8 @@ from tensorpool_async.emulator.requests import Request
 
 
 class ClusterStatus(StrEnum):
+    """Where a cluster or a node of it stands."""
+
     PENDING = "PENDING"
     PROVISIONING = "PROVISIONING"
     CONFIGURING = "CONFIGURING"
@@ -31,6 +33,7 @@ class Instance:
     restarts: int = 0
 
     def as_json(self) -> dict[str, Any]:
+        """Return it as the engine shows it."""
         return {
             "id": self.id,
             "name": self.name,
@@ -69,11 +72,13 @@ class Cluster:
             instance.status = status
 
     def restarted(self) -> None:
+        """Let all nodes have started once more."""
         self.turn(ClusterStatus.RUNNING)
         for instance in self.instances:
             instance.restarts += 1
 
     def as_json(self) -> dict[str, Any]:
+        """Return it as the engine shows it."""
         return {
             "id": self.id,
             "name": self.name,

@@ -96,6 +96,7 @@ class Fault:
     seconds: float = 1.0
 
     def matches(self, method: str, path: str) -> bool:
+        """Whether it is for a request."""
         return (self.method is None or self.method.upper() == method) and (
             self.path is None or fnmatchcase(path, self.path)
         )

@@ -14,6 +14,8 @@ Content: TypeAlias = bytes | Path
 
 
 class JobStatus(StrEnum):
+    """Where a job stands."""
+
     PENDING = "pending"
     RUNNING = "running"
     COMPLETED = "completed"
@@ -65,6 +67,7 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """Whether it has ended."""
         return self.status in TERMINAL
 
     def turn(self, status: JobStatus) -> None:
@@ -93,6 +96,7 @@ class Job:
         return max(0.0, self.started + self.seconds * (printed + 1) / len(self.lines) - now)
 
     def as_json(self) -> dict[str, Any]:
+        """Return it as the engine shows it."""
         return {
             "id": self.id,
             "status": self.status.value,

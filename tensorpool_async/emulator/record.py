@@ -76,14 +76,17 @@ class Record:
         return list(self._volumes)
 
     def arrived(self) -> None:
+        """Count a request that begins."""
         self.requests += 1
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def left(self) -> None:
+        """Count a request that is over."""
         self.in_flight -= 1
 
     def polled(self, request_id: str, at: float) -> None:
+        """Count a poll, and whether it came early."""
         self.polls[request_id] += 1
         if at < self._told.get(request_id, 0.0) - EARLY:
             self.early_polls += 1
@@ -96,25 +99,31 @@ class Record:
             self._told[request_id] = until
 
     def cluster_made(self, made: Made) -> None:
+        """Note a new cluster."""
         self.clusters_made.append(made)
         self._lives("cluster", self._clusters, made.id, made.name)
 
     def cluster_renamed(self, cluster_id: str, name: str) -> None:
+        """Note the name that a cluster has from now on."""
         self._dies("cluster", self._clusters, cluster_id)
         self._lives("cluster", self._clusters, cluster_id, name)
 
     def cluster_gone(self, cluster_id: str) -> None:
+        """Note that a cluster is destroyed."""
         self._dies("cluster", self._clusters, cluster_id)
 
     def volume_made(self, made: Made) -> None:
+        """Note a new volume."""
         self.volumes_made.append(made)
         self._lives("volume", self._volumes, made.id, made.name)
 
     def volume_renamed(self, volume_id: str, name: str) -> None:
+        """Note the name that a volume has from now on."""
         self._dies("volume", self._volumes, volume_id)
         self._lives("volume", self._volumes, volume_id, name)
 
     def volume_gone(self, volume_id: str) -> None:
+        """Note that a volume is destroyed."""
         self._dies("volume", self._volumes, volume_id)
 
     def _lives(self, kind: str, living: dict[str, str], key: str, name: str) -> None:

@@ -14,6 +14,8 @@ from tensorpool_async.emulator.faults import FaultKind, Scope
 
 
 class RequestKind(StrEnum):
+    """What a request does."""
+
     CLUSTER_CLAIM = "CLUSTER_CLAIM"
     CLUSTER_RELEASE = "CLUSTER_RELEASE"
     CLUSTER_EDIT = "CLUSTER_EDIT"
@@ -25,6 +27,8 @@ class RequestKind(StrEnum):
 
 
 class RequestStatus(StrEnum):
+    """Where a request stands."""
+
     PENDING = "PENDING"
     PROCESSING = "PROCESSING"
     RETRYING = "RETRYING"
@@ -46,9 +50,11 @@ class Request:
 
     @property
     def done(self) -> bool:
+        """Whether it has ended."""
         return self.status in {RequestStatus.COMPLETED, RequestStatus.FAILED}
 
     def as_json(self) -> dict[str, Any]:
+        """Return it as the engine shows it."""
         return {
             "request_id": self.id,
             "request_type": self.kind.value,

@@ -9,6 +9,8 @@ from tensorpool_async.emulator.requests import Request
 
 
 class VolumeStatus(StrEnum):
+    """Where a volume stands."""
+
     PENDING = "PENDING"
     READY = "READY"
     DESTROYING = "DESTROYING"
@@ -33,6 +35,7 @@ class Volume:
     """The request that is changing it: until that ends, all others are refused."""
 
     def as_json(self) -> dict[str, Any]:
+        """Return it as the engine shows it."""
         return {
             "id": self.id,
             "name": self.name,
