@@ -86,3 +86,4 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "tests.benchmarks.polling", *session.posargs)
     if not session.posargs:
         session.run("python", "-m", "tests.benchmarks.provisioning")
+        session.run("python", "-m", "tests.benchmarks.journal")
