@@ -90,7 +90,8 @@ class Machine(RuleBasedStateMachine):
         self._names: set[str | None] = set()
         self._count = 0
         self._killed = False
-        self._is_in_block = False
+        self._blocks = 0
+        self._are_crossed = False
 
     # What is done to the client and the engine.
 
@@ -259,10 +260,11 @@ class Machine(RuleBasedStateMachine):
 
     async def _fleet_block(self, tp: TensorPool) -> None:
         before = self._living(_is_passing)
-        alone, self._is_in_block = not self._is_in_block, True
+        self._blocks += 1
+        self._are_crossed = self._blocks > 1  # two blocks of one fleet share its clusters
 
         def left() -> set[str]:
-            return self._living(_is_passing) - before if alone else set()
+            return set() if self._are_crossed else self._living(_is_passing) - before
 
         async def body() -> None:
             async with tp.fleet(PASSING):
@@ -271,7 +273,8 @@ class Machine(RuleBasedStateMachine):
         try:
             await self._leave_nothing(body(), left)
         finally:
-            self._is_in_block = not alone
+            self._blocks -= 1
+            self._are_crossed = self._are_crossed and self._blocks > 0
 
     def _destroying(self, which: int) -> Action:
         async def destroy(tp: TensorPool) -> None:
