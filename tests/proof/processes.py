@@ -42,6 +42,8 @@ LOST_ANSWERS = tuple(
         (FaultKind.NO_REQUEST_ID, 0.05),
     )
 )
+LATE_LISTS = Fault(FaultKind.LIST_LAG, times=None, probability=0.3, seconds=0.05)
+"""Shorter than the client looks, which is all that it can promise."""
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["__main__", "tensorpool_async.fleet", "tests.proof.processes"])
@@ -59,7 +61,7 @@ def engine(seed: int, *, faults: bool) -> Emulator:
         provision_seconds=(0.02, 0.1),
         destroy_seconds=0.02,
         retry_after=0.03,
-        faults=LOST_ANSWERS if faults else (),
+        faults=(*LOST_ANSWERS, LATE_LISTS) if faults else (),
     )
 
 
