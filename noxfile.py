@@ -56,10 +56,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types of package and tests with both checkers, strictly."""
+    """Check the types of package and tests with both checkers, strictly, and what users see of the package."""
     install(session, "typing", extras="[cli]")
     session.run("mypy")
     session.run("pyright")
+    session.run("pyright", "--verifytypes", "tensorpool_async", "--ignoreexternal")
+    session.run("python", "-m", "tests.public_api")
 
 
 @nox.session

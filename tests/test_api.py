@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,53 +15,10 @@ from typing import Any, cast, get_type_hints
 import pytest
 
 import tensorpool_async
+from tests.public_api import BASELINE, breaks, modules, names_in, write
 
 
 ROOT = Path(__file__).parent.parent
-PUBLIC_MODULES = (
-    "tensorpool_async",
-    "tensorpool_async.emulator",
-    "tensorpool_async.events",
-    "tensorpool_async.fastapi",
-    "tensorpool_async.fleet",
-    "tensorpool_async.journal",
-    "tensorpool_async.otel",
-    "tensorpool_async.redis",
-    "tensorpool_async.testing",
-)
-INTERNAL = {
-    "tensorpool_async.events.Dispatcher",  # the client's, which hands events to the listener
-    "tensorpool_async.events.LONGEST_QUEUE",
-    "tensorpool_async.events.logger",
-    "tensorpool_async.fastapi.logger",
-    "tensorpool_async.otel.logger",
-}
-"""Names without an underscore that are nobody's but the package's, in modules without `__all__`."""
-
-
-def modules() -> list[ModuleType]:
-    there = [name for name in PUBLIC_MODULES if importlib.util.find_spec(name) is not None]
-    return [importlib.import_module(name) for name in there]
-
-
-def names_in(module: ModuleType) -> list[str]:
-    """Return what a module exports: by `__all__`, else what it defines without an underscore."""
-    if hasattr(module, "__all__"):
-        return list(module.__all__)
-    tree = ast.parse(inspect.getsource(module))
-    found: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.append(node.name)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found.append(node.target.id)
-        elif isinstance(node, ast.Assign):
-            found += [target.id for target in node.targets if isinstance(target, ast.Name)]
-    return [
-        name for name in found if not name.startswith("_") and f"{module.__name__}.{name}" not in INTERNAL
-    ]
-
-
 PUBLIC = [(module.__name__, name) for module in modules() for name in names_in(module)]
 
 
@@ -208,3 +165,47 @@ def test_annotations_can_be_resolved() -> None:
             for _, what in members_of(cast("type[Any]", thing)):
                 if inspect.isfunction(what) and "fleet" not in what.__name__:
                     get_type_hints(what)
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stubs")
+    write(folder)
+    return folder
+
+
+def test_nothing_of_the_public_api_is_broken(stubs: Path) -> None:
+    """A break that is meant is agreed to by `python -m tests.public_api --renew`."""
+    assert breaks(BASELINE, stubs) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "broken"),
+    [
+        ("__init__", "def destroy(self, cluster: ClusterLike)", "def remove(self, cluster: ClusterLike)", "destroy"),
+        ("__init__", "instance_type: str, *, num_nodes: int = 1", "instance_type: str, *, num_nodes: int", "num_nodes"),
+        ("__init__", "name: str, instance_type: str, *,", "name: str, instance_type: str, zone: str, *,", "zone"),
+        ("__init__", "class RateLimited(StatusError):", "class RateLimited:", "RateLimited"),
+        ("__init__", "class OperationTimeout(", "class OperationTookLong(", "OperationTimeout"),
+        ("__init__", "    PROVISIONING = 'PROVISIONING'\n", "", "PROVISIONING"),
+        ("fleet", "def load(path: str", "def load(file: str", "fleet.load"),
+    ],
+)  # fmt: skip
+def test_what_breaks_the_api_is_found(
+    file: str, before: str, after: str, broken: str, stubs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stubs, tmp_path, dirs_exist_ok=True)
+    changed = tmp_path / "tensorpool_async" / f"{file}.pyi"
+    assert before in changed.read_text()
+    changed.write_text(changed.read_text().replace(before, after))
+    found = breaks(stubs, tmp_path)
+    assert any(broken in line for line in found), found
+
+
+def test_what_is_added_breaks_nothing(stubs: Path, tmp_path: Path) -> None:
+    shutil.copytree(stubs, tmp_path, dirs_exist_ok=True)
+    assert breaks(stubs, tmp_path) == []
+    changed = tmp_path / "tensorpool_async" / "__init__.pyi"
+    more = changed.read_text().replace("num_nodes: int = 1,", "zone: str = '', num_nodes: int = 1,")
+    changed.write_text(more + "def new() -> None: ...\n")
+    assert breaks(stubs, tmp_path) == []
