@@ -16,6 +16,8 @@ from tensorpool_async.protocol import tokens
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Response, answer_of
+from tensorpool_async.story import Trip, Troubles, tell
+from tensorpool_async.telling import Teller
 from tensorpool_async.transport import Transport
 
 
@@ -39,7 +41,7 @@ class Operation(Generic[T]):
         self._machine = machine
         self._transport = transport
         self._poller = poller
-        self._progress = Progress(machine, self)
+        self._progress = Progress(machine, self, transport.teller)
 
     @property
     def kind(self) -> OperationKind | None:
@@ -177,8 +179,22 @@ class Operation(Generic[T]):
         if self._machine.error is not None and not self.status.is_terminal:
             raise self._machine.error.with_traceback(None)
 
-    def start(self, delay: float) -> None:
-        """Have it polled, for the first time in `delay` seconds; it is only for who made the operation."""
+    def explain(self) -> str:
+        """Tell in a few lines what it has gone through, where it stands, and when it is polled next.
+
+        The same text is a note of the errors that it ends with, or that a wait for it ends with.
+        """
+        return self._progress.explain()
+
+    def start(self, delay: float, *, accepted: bool = False, trip: Trip | None = None) -> None:
+        """Have it polled, for the first time in `delay` seconds; it is only for who made the operation.
+
+        Args:
+            delay: The seconds.
+            accepted: Whether the engine has accepted it just now; else it is found again.
+            trip: What its submission went through.
+        """
+        self._progress.begin(delay, accepted=accepted, trip=trip)
         self._poller.follow(self._progress, delay)
 
     def __repr__(self) -> str:
@@ -190,6 +206,7 @@ class Operation(Generic[T]):
     def _follow(self) -> None:
         self._transport.check_loop()
         if not self.done():
+            self._progress.begin(0.0)
             self._poller.follow(self._progress, 0.0)
 
     async def _wait(self, timeout: float) -> None:
@@ -199,24 +216,45 @@ class Operation(Generic[T]):
         except TensorPoolError:
             return  # what it ended with, for the caller to raise
         except TimeoutError:
-            raise OperationTimeout(f"{self!r} did not end within {timeout} s; it goes on").bind(
-                self
-            ) from None
+            late = OperationTimeout(f"{self!r} did not end within {timeout} s; it goes on")
+            late.add_note(self.explain())
+            raise late.bind(self) from None
 
 
 class Progress:
-    """What the poller sees of an operation, and what it tells those who wait."""
+    """What the poller sees of an operation, and what it tells those who wait; see also `story.Times`."""
 
-    __slots__ = ("_audience", "_machine", "_operation")
+    __slots__ = ("_audience", "_machine", "_operation", "_teller", "began", "next_at", "trip", "troubles")
 
-    def __init__(self, machine: OperationMachine, operation: Operation[Any]) -> None:
+    def __init__(self, machine: OperationMachine, operation: Operation[Any], teller: Teller) -> None:
         self._machine = machine
         self._operation = operation
+        self._teller = teller
+        self.began: float | None = None
+        self.next_at: float = 0.0
+        self.trip: Trip | None = None
+        self.troubles: Troubles | None = None
         self._audience: Audience | None = None
 
     def done(self) -> bool:
         """Whether the operation has ended."""
         return self._machine.done or self._machine.error is not None
+
+    def begin(self, delay: float, *, accepted: bool = False, trip: Trip | None = None) -> None:
+        """Take down that it is followed from now on, where it was not yet."""
+        if self.began is None:
+            self.began = _now()
+            self.next_at = self.began + delay
+            self.trip = trip if trip is not None and trip.eventful else None
+            self._teller.accepted(self._machine, resumed=not accepted)
+
+    def explain(self) -> str:
+        """Tell what it has gone through."""
+        try:
+            now = _now()
+        except RuntimeError:  # no loop runs any more, and nothing is polled
+            now = self.next_at
+        return tell(self._machine, self, now)
 
     def next_request(self) -> Request[Any]:
         """Return what to ask next."""
@@ -224,18 +262,25 @@ class Progress:
 
     def receive(self, response: Response, share: float, asked: Request[Any]) -> float | None:
         """Take the answer to what was asked; return the seconds until the next poll, or None at the end."""
-        if self.done():
+        machine = self._machine
+        if machine.error is not None or machine.done:
             return None
-        before = self._machine.info
-        delay = self._machine.receive(response, share, asked=asked)
-        self._tell(before)
-        if self.done():
+        before = machine.info
+        delay = machine.receive(response, share, asked=asked)
+        if machine.info is not before:
+            self._tell(before)
+        if delay is None:
             self._finish()
         return delay
 
     def receive_failure(self, error: TensorPoolError, share: float) -> float | None:
         """Take a poll that was not answered; return the seconds until the next poll, or None at the end."""
-        return None if self.done() else self._machine.receive_failure(error, share)
+        if self.done():
+            return None
+        self._note_trouble(0)
+        delay = self._machine.receive_failure(error, share)
+        self.next_at = _now() + delay
+        return delay
 
     def end(self, error: TensorPoolError) -> None:
         """End the wait with an error that is not the engine's word."""
@@ -293,15 +338,33 @@ class Progress:
 
     def _tell(self, before: RequestInfo | None) -> None:
         info = self._machine.info
-        if info is None or self._audience is None:
+        if info is None or info is before:
             return
-        if before is None or (before.status, before.external_message) != (info.status, info.external_message):
-            for listener in self._audience.listeners:
+        is_new = before is None or before.status != info.status
+        if is_new and info.status is RequestStatus.RETRYING:
+            self._troubles().retrying += 1
+        if is_new or before is None or before.external_message != info.external_message:
+            self._teller.changed(self._machine)
+            for listener in () if self._audience is None else self._audience.listeners:
                 listener.put(info)
 
+    def _note_trouble(self, status: int) -> None:
+        if status == 429:
+            self._troubles().rate_limited += 1
+        elif status == 0 or status >= 500:
+            self._troubles().failed += 1
+
+    def _troubles(self) -> Troubles:
+        if self.troubles is None:
+            self.troubles = Troubles()
+        return self.troubles
+
     def _finish(self) -> None:
-        if self._machine.error is not None:
-            self._machine.error.bind(self._operation)
+        machine = self._machine
+        self.next_at = _now()
+        if machine.error is not None:
+            machine.error.bind(self._operation).add_note(self.explain())
+        self._teller.ended(machine, 0.0 if self.began is None else self.next_at - self.began)
         audience, self._audience = self._audience, None
         if audience is None:
             return
@@ -312,6 +375,10 @@ class Progress:
                 waiter.set_result(None)
         for callback, context in audience.callbacks:
             asyncio.get_running_loop().call_soon(callback, self._operation, context=context)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Audience:

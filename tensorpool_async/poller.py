@@ -124,9 +124,19 @@ class Poller:
 
     async def _work(self, operation: Pollable | None) -> None:
         loop = asyncio.get_running_loop()
+        attempt, share_of = self._transport.attempt, self._transport.random.random
         try:
             while operation is not None:
-                delay = await self._poll(operation)
+                # All of it in one frame: this is what tens of thousands of operations cost.
+                share = share_of()
+                try:
+                    request = operation.next_request()
+                    delay = operation.receive(await attempt(request), share, request)
+                except TensorPoolError as error:
+                    delay = operation.receive_failure(error, share)
+                except Exception as error:  # noqa: BLE001 - whoever waits must learn of a bug; the worker serves others too
+                    operation.end(_bug(error))
+                    delay = None
                 now = loop.time()
                 if delay is None:
                     self._followed.discard(operation)
@@ -140,18 +150,6 @@ class Poller:
             if worker is not None:
                 self._workers.discard(worker)
             self._set_timer(loop)
-
-    async def _poll(self, operation: Pollable) -> float | None:
-        share = self._transport.random.random()
-        try:
-            request = operation.next_request()
-            response = await self._transport.attempt(request)
-            return operation.receive(response, share, request)
-        except TensorPoolError as error:
-            return operation.receive_failure(error, share)
-        except Exception as error:  # noqa: BLE001 - whoever waits must learn of a bug; the worker serves others too
-            operation.end(_bug(error))
-            return None
 
 
 def _closed() -> OperationError:

@@ -115,6 +115,7 @@ class OperationMachine:
         "_missing_for",
         "_policy",
         "_request",
+        "_seen",
         "_unreadable",
         "error",
         "expected",
@@ -144,6 +145,7 @@ class OperationMachine:
         self._missing_for = 0.0
         self._unreadable = 0
         self._request: Request[Any] | None = None
+        self._seen: int | None = None
 
     @property
     def ticket(self) -> Ticket:
@@ -184,8 +186,13 @@ class OperationMachine:
         if self.done:
             return None
         request = self.next_request()
-        is_stale = asked is not None and asked.path != request.path
-        return 0.0 if is_stale else self._take(request, response, share)
+        if asked is not None and asked is not request and asked.path != request.path:
+            return 0.0
+        if response.status == 200 and hash(response.body) == self._seen:
+            # Word for word what was said before, as nearly every poll is answered: it means what it meant.
+            self._failures = self._missing = self._unreadable = 0
+            return delay_after(self._policy, response.retry_after, failures=0, share=share)
+        return self._take(request, response, share)
 
     def _take(self, request: Request[Any], response: Response, share: float) -> float | None:
         try:
@@ -204,6 +211,8 @@ class OperationMachine:
         except DecodeError as error:
             return self._not_understood(error, answer, share)
         self._failures = self._missing = self._unreadable = 0
+        if event is Event.PROGRESS:
+            self._seen = hash(response.body)  # and not the body, of which tens of thousands would be kept
         return self._advance(event, answer.retry_after, share)
 
     def _not_understood(self, error: DecodeError, answer: Answer, share: float) -> float | None:
@@ -293,7 +302,7 @@ class OperationMachine:
         if event is Event.PROGRESS:  # what nearly every poll brings, and what leads nowhere else
             return delay_after(self._policy, retry_after, failures=0, share=share)
         self.phase = TRANSITIONS[self.phase, event]
-        self._request = None
+        self._request = self._seen = None
         # Something else is asked now, about which the engine has named no pace.
         return None if self.phase is Phase.DONE else 0.0
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 
 LONGEST = 86_400.0
@@ -25,8 +26,9 @@ def retry_after_of(headers: Mapping[str, str], received_at: float) -> float | No
     value = headers.get("Retry-After")
     if value is None:
         return None
-    if _SECONDS.fullmatch(value) and value.isascii():
-        return _sane(float(value))  # by far the most frequent form: no date has to be read for it
+    seconds = _seconds(value)  # by far the most frequent form: no date has to be read for it
+    if seconds is not None:
+        return _sane(seconds)
     return parse_retry_after(value, _epoch(headers.get("Date", "")) or received_at)
 
 
@@ -36,10 +38,16 @@ def parse_retry_after(value: str, now: float) -> float | None:
     0 is honoured, a date that is over is 0; negative values, words and waits of more than a day are nonsense.
     """
     value = value.strip()
-    if _SECONDS.fullmatch(value) and value.isascii():
-        return _sane(float(value))
+    seconds = _seconds(value)
+    if seconds is not None:
+        return _sane(seconds)
     date = _epoch(value)
     return None if date is None else _sane(max(0.0, date - now))
+
+
+@lru_cache(maxsize=128)  # an engine has few paces, and names one in each answer
+def _seconds(value: str) -> float | None:
+    return float(value) if _SECONDS.fullmatch(value) and value.isascii() else None
 
 
 def _epoch(value: str) -> float | None:

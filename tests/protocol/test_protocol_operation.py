@@ -483,3 +483,38 @@ def test_the_same_request_is_asked_until_something_else_is() -> None:
     assert machine.next_request().path == "/request/info/r-2"
     receive(machine, [request_is("COMPLETED")])
     assert machine.next_request().path == "/cluster/info/c-1"
+
+
+def test_an_answer_that_is_word_for_word_the_last_one_goes_on_at_the_pace_that_it_names() -> None:
+    machine = following()
+    assert machine.receive(request_is("PROCESSING"), 0.0) == 2.0
+    info = machine.info
+    machine.receive(HTML, 0.0)
+    again = request_is("PROCESSING")
+    assert machine.receive(Response(200, {"Retry-After": "7"}, again.body), 0.0) == 7.0
+    assert machine.info is info  # nothing was read anew
+    assert machine.receive(HTML, 0.0) == 2.0  # the first failure in a row again
+    assert machine.polls == 4
+    assert machine.receive(request_is("RETRYING"), 0.0) == 2.0
+    assert machine.info is not info
+    assert machine.info is not None
+    assert machine.info.status is RequestStatus.RETRYING
+
+
+def test_the_same_words_about_another_request_are_read_again() -> None:
+    machine = following(CLAIM, "r-1", "r-2")
+    ended = request_is("COMPLETED")
+    machine.receive(request_is("PENDING"), 0.0)
+    assert machine.receive(ended, 0.0) == 0.0
+    assert machine.phase is FOLLOWING
+    assert machine.receive(ended, 0.0) == 0.0
+    assert machine.phase is READING
+
+
+def test_words_seen_while_the_request_was_followed_say_nothing_about_the_resource() -> None:
+    machine = following()
+    machine.receive(request_is("PENDING", cluster_info={"id": "c-1", "status": "RUNNING"}), 0.0)
+    receive(machine, [GONE] * LASTING_404)
+    assert machine.phase is WATCHING
+    machine.receive(request_is("PENDING", cluster_info={"id": "c-1", "status": "RUNNING"}), 0.0)
+    assert machine.phase is DONE
