@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter, Token, validators
+from cyclopts import App, CycloptsError, Group, Parameter, Token, validators
 
 from tensorpool_async.cli import (
     DONE,
@@ -29,20 +29,33 @@ from tensorpool_async.version import VERSION
 
 HELP = """Provision GPU clusters at TensorPool, many side by side.
 
-The key is read from TENSORPOOL_KEY, or from the line TENSORPOOL_KEY=… of a file .env in the working directory.
-TENSORPOOL_ENGINE names another engine, such as one of `tpa emulator`. TENSORPOOL_JOURNAL names the journal, in which
-changes are written down before they are sent, so that a crash loses nothing. NO_COLOR takes the colours away.
+- The key is read from TENSORPOOL_KEY, or from the line TENSORPOOL_KEY=… of a file .env in the working directory.
+- TENSORPOOL_ENGINE names another engine, such as one of `tpa emulator`.
+- TENSORPOOL_JOURNAL names the journal: changes are written down there before they are sent, so that a crash loses
+  nothing.
+- NO_COLOR takes the colours away.
 
 Exit codes: 0 done, 1 something failed, 2 wrong usage or file, 130 interrupted.
+
+Example: tpa up fleet.toml --emulate
 """
+
+FLEETS: Group = Group("Fleets", sort_key=1)
+SINGLE: Group = Group("Clusters, volumes, jobs, operations", sort_key=2)
+CRASHES: Group = Group("After a crash", sort_key=3)
+HELPERS: Group = Group("Helpers", sort_key=4)
+OPTIONS: Group = Group("Options", sort_key=5)
 
 app: App = App(
     name="tpa",
     help=HELP,
-    help_format="plaintext",
+    help_format="markdown",
     version=VERSION,
     default_parameter=Parameter(negative=()),
+    group_parameters=OPTIONS,
 )
+app["--help"].group = HELPERS
+app["--version"].group = HELPERS
 
 SPEED = 60.0
 """How many times as fast as the engine an emulator is."""
@@ -63,7 +76,7 @@ def _duration(_: type, words: Sequence[Token]) -> float:
     return parse_duration("".join(word.value for word in words))
 
 
-@app.command
+@app.command(group=FLEETS)
 def plan(file: File, /, *, json: Json = False) -> int:
     """Show what `up` would do and what it would cost. Nothing is changed.
 
@@ -75,7 +88,7 @@ def plan(file: File, /, *, json: Json = False) -> int:
     return run_coroutine(lambda: fleets.plan(load(file), as_json=json))
 
 
-@app.command
+@app.command(group=FLEETS)
 def up(
     file: File,
     /,
@@ -105,7 +118,7 @@ def up(
     return run_coroutine(lambda: fleets.up(load(file), file, named_journal(journal), as_json=json))
 
 
-@app.command
+@app.command(group=FLEETS)
 def down(file: File, /, *, journal: Journal = None, json: Json = False) -> int:
     """Destroy every cluster of a fleet, also those that failed and those beyond the counts of its groups.
 
@@ -116,7 +129,7 @@ def down(file: File, /, *, journal: Journal = None, json: Json = False) -> int:
     return run_coroutine(lambda: fleets.down(load(file), file, named_journal(journal), as_json=json))
 
 
-@app.command
+@app.command(group=FLEETS)
 def status(file: File, /, *, json: Json = False) -> int:
     """Show what there is of a fleet. Nothing is changed.
 
@@ -127,7 +140,7 @@ def status(file: File, /, *, json: Json = False) -> int:
     return run_coroutine(lambda: fleets.status(load(file), as_json=json))
 
 
-@app.command
+@app.command(group=SINGLE)
 def ls(
     what: Annotated[
         Literal["clusters", "volumes", "jobs"], Parameter(help="What to list.", show_choices=True)
@@ -148,7 +161,7 @@ def ls(
     return run_coroutine(lambda: lists[what](as_json=json))
 
 
-@app.command
+@app.command(group=SINGLE)
 def wait(
     request: Annotated[str, Parameter(help="A request id, or the token of an operation.")],
     /,
@@ -169,7 +182,7 @@ def wait(
     return run_coroutine(lambda: clusters.wait(request, timeout, as_json=json))
 
 
-@app.command
+@app.command(group=CRASHES)
 def ops(
     *,
     everything: Annotated[bool, Parameter(name="--all", help="Show also what has ended, and how.")] = False,
@@ -191,7 +204,7 @@ def ops(
     )
 
 
-@app.command
+@app.command(group=CRASHES)
 def recover(
     *,
     wait: Annotated[bool, Parameter(help="Follow what was found to its end.")] = False,
@@ -210,7 +223,7 @@ def recover(
     return run_coroutine(lambda: recovering.recover(existing_journal(journal), wait=wait, as_json=json))
 
 
-@app.command
+@app.command(group=CRASHES)
 def reap(
     *,
     older: Annotated[
@@ -237,7 +250,7 @@ def reap(
     return run_coroutine(lambda: reaping.reap(existing_journal(journal), older=older, yes=yes, as_json=json))
 
 
-@app.command
+@app.command(group=FLEETS)
 def watch(
     what: Annotated[
         str,
@@ -268,7 +281,7 @@ def watch(
     return run_coroutine(lambda: watching.watch(what, every, as_json=json))
 
 
-@app.command
+@app.command(group=HELPERS)
 def emulator(
     *,
     port: Annotated[
@@ -289,7 +302,7 @@ def emulator(
     return run_coroutine(lambda: serving.serve(port, speed, key))
 
 
-@app.command(name="--install-completion")
+@app.command(name="--install-completion", group=HELPERS)
 def install_completion(
     *,
     shell: Annotated[
@@ -307,6 +320,9 @@ def install_completion(
         return _misused(f"{error}; name the shell with --shell")
     show(f"Written to {script}. It takes effect in a new shell.")
     return DONE
+
+
+app.meta.group_parameters = OPTIONS
 
 
 @app.meta.default

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from tensorpool_async.cli import DONE, FAILED, INTERRUPTED
+from tensorpool_async.cli.display import waiting
 from tensorpool_async.cli.documents import clusters_document, operation_document
 from tensorpool_async.cli.printing import counted, money, rate_cell, say, show, show_json, show_table
 from tensorpool_async.client import TensorPool
@@ -55,7 +56,7 @@ async def wait(request: str, timeout: float | None, *, as_json: bool) -> int:
     async with TensorPool() as tp:
         operation = tp.operation(request)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), waiting(f"waiting for {operation.request_id or request}"):
                 await _follow(operation)
             result, error = await operation, None
         except OperationFailed as failure:

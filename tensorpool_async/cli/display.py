@@ -49,11 +49,32 @@ async def progress(
     if not is_live(sys.stderr):
         yield _Lines(board, out).take
         return
-    picture = _Picture(title, board, statistics)
-    with Live(console=out, get_renderable=picture.draw, auto_refresh=False, transient=True) as live:
+    async with _live(_Picture(title, board, statistics).draw):
+        yield board.take
+
+
+@asynccontextmanager
+async def waiting(what: str) -> AsyncGenerator[None]:
+    """Show on a terminal that something is waited for, and since when; elsewhere nothing."""
+    if not is_live(sys.stderr):
+        yield
+        return
+    began = time.monotonic()
+
+    def draw() -> Text:
+        return Text(f"{time.monotonic() - began:7.1f} s  {clean(what)}", style="dim", no_wrap=True)
+
+    async with _live(draw):
+        yield
+
+
+@asynccontextmanager
+async def _live(draw: Callable[[], RenderableType]) -> AsyncGenerator[None]:
+    """Draw a picture on standard error again and again, and take it away at the end."""
+    with Live(console=console(error=True), get_renderable=draw, auto_refresh=False, transient=True) as live:
         ticking = asyncio.create_task(_tick(live))
         try:
-            yield board.take
+            yield
         finally:
             ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):

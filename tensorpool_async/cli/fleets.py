@@ -151,7 +151,7 @@ async def up(fleet: Fleet, file: Path, journal: Path | None = None, *, as_json: 
     if as_json:
         show_json(fleet_document(report))
         return code
-    _show_up(report)
+    _show_up(report, fleet)
     show(f"This costs {money(report.hourly_cost)} per hour until: {_command('down', file)}")
     return code
 
@@ -177,14 +177,14 @@ async def _emulate(tp: TensorPool, fleet: Fleet, *, as_json: bool) -> int:
     session = tp.fleet(fleet)
     report, up_code = await _bring_up(tp, session)
     if not as_json:
-        _show_up(report)
+        _show_up(report, fleet)
         show(f"At the engine this would cost {money(report.hourly_cost)} per hour.\n")
     gone, down_code = await _take_down(tp, session)
     left = await tp.clusters.list()
     if as_json:
         show_json(fleet_document(report, left=[cluster.name for cluster in left]))
     else:
-        show(f"Destroyed {counted(len(gone.members), 'cluster')} in {gone.seconds:.1f} s.")
+        show(f"Destroyed {counted(len(gone.members), _noun(fleet))} in {gone.seconds:.1f} s.")
         rest = ", ".join(cluster.name or cluster.id for cluster in left) or "nothing is left"
         show(f"Asked what it still has, the engine lists {counted(len(left), 'cluster')}: {rest}.")
     return FAILED if left or up_code or down_code else DONE
@@ -206,9 +206,9 @@ async def down(fleet: Fleet, file: Path, journal: Path | None = None, *, as_json
         show(f"There was nothing of {report.fleet} to destroy.")
     else:
         gone = [member for member in report.members if member.state == "DESTROYED"]
-        show(f"Destroyed {counted(len(gone), 'cluster')} of {report.fleet} in {report.seconds:.1f} s.")
+        show(f"Destroyed {counted(len(gone), _noun(fleet))} of {report.fleet} in {report.seconds:.1f} s.")
     if left:
-        show(f"Left are {counted(len(left), 'cluster')}, {money(_cost_of(left))} per hour:")
+        show(f"Left are {counted(len(left), _noun(fleet))}, {money(_cost_of(left))} per hour:")
         _show_members(left, brief=True)
     return code or (FAILED if left else DONE)
 
@@ -250,11 +250,11 @@ def _named(names: list[str]) -> str:
     return f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
-def _show_up(report: FleetReport) -> None:
+def _show_up(report: FleetReport, fleet: Fleet) -> None:
     _show_members(report.members)
     running = sum(member.state == "RUNNING" for member in report.members)
     together, alone = report.seconds, report.sequential_seconds
-    show(f"\n{running} of {counted(len(report.members), 'cluster')} run, after {together:.1f} s.")
+    show(f"\n{running} of {counted(len(report.members), _noun(fleet))} run, after {together:.1f} s.")
     if alone:
         show(f"One after another they would have taken {alone:.1f} s, {alone / together:.1f} times as long.")
     show(
@@ -301,8 +301,8 @@ async def _interrupted(session: FleetSession, file: Path, doing: str, *, as_json
         show_json(fleet_document(report, interrupted=True, left=[member.name for member in there]))
     if there:
         _show_members(there, brief=True, error=True)
-    clusters = counted(len(there), "cluster")
-    say(f"{clusters} of {report.fleet}, running or on the way: {money(_cost_of(there))} per hour.")
+    members = counted(len(there), _noun(session.fleet))
+    say(f"{members} of {report.fleet}, running or on the way: {money(_cost_of(there))} per hour.")
     other = "up" if doing == "down" else "down"
     say(f"To go on:  {_command(doing, file)}")
     say(f"To {'keep them' if other == 'up' else 'destroy them'}:  {_command(other, file)}")
@@ -311,6 +311,10 @@ async def _interrupted(session: FleetSession, file: Path, doing: str, *, as_json
 
 def _cost_of(members: Iterable[MemberReport]) -> float | None:
     return FleetReport(fleet="", members=tuple(members)).hourly_cost
+
+
+def _noun(fleet: Fleet) -> str:
+    return "member" if fleet.volumes else "cluster"
 
 
 def _command(name: str, file: Path) -> str:
