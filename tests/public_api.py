@@ -41,7 +41,6 @@ PUBLIC_MODULES = (
     "tensorpool_async.testing",
 )
 INTERNAL = {
-    "tensorpool_async.events.Dispatcher",  # the client's, which hands events to the listener
     "tensorpool_async.events.LONGEST_QUEUE",
     "tensorpool_async.events.logger",
     "tensorpool_async.fastapi.logger",
