@@ -9,33 +9,27 @@
 - What cannot be read is a `DecodeError` that names the path, such as `$.instances[0].id`.
 
 There are two converters with the same rules: a quick one that everything goes through, and one that takes its time to
-say what is wrong, which is asked only where the quick one failed. What they do for a class is made when it is needed.
+say what is wrong, which is asked only where the quick one failed. What they do for a class is made when it is needed, and
+they themselves (see `converters`) are loaded with the first answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import GenericAlias, NoneType
-from typing import Any, TypeVar, cast, get_args, get_origin
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
-from cattrs import BaseValidationError, Converter, transform_error
-from cattrs.gen import make_dict_structure_fn, override
 
 from tensorpool_async.errors import DecodeError
-from tensorpool_async.models.enums import OpenEnum
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 T = TypeVar("T")
 
 WIRE_NAMES = "tensorpool_async.wire_names"
-
-FAILURES = (BaseValidationError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
-
-quick: Converter = Converter(detailed_validation=False)
-converter: Converter = Converter()
-
-Structure = Callable[[Any], Any]
 
 
 def names(*wire_names: str) -> dict[str, tuple[str, ...]]:
@@ -49,177 +43,39 @@ def structure(data: object, kind: type[T], *, path: str = "") -> T:
     Raises:
         DecodeError: The data does not fit; the message names the place.
     """
+    quick, failures = _quick_hook(cast("Any", kind))
     try:
-        return cast("T", quick.get_structure_hook(kind)(data, kind))
-    except FAILURES:
+        return cast("T", quick(data, kind))
+    except failures:
         pass
+    from tensorpool_async.models import converters
+
     try:
-        return converter.structure(data, kind)
-    except FAILURES as error:
-        problems = "; ".join(_problems(error))
+        return converters.converter.structure(data, kind)
+    except failures as error:
+        problems = "; ".join(converters.problems_of(error))
         raise DecodeError(f"the answer is no {kind.__name__}: {problems}", path=path) from error
 
 
-def _problems(error: Exception) -> list[str]:
-    if isinstance(error, BaseValidationError):
-        return transform_error(error)
-    return [f"{str(error) or type(error).__name__} @ $"]
+@cache
+def _quick_hook(kind: type[Any]) -> tuple[Callable[[Any, Any], Any], tuple[type[Exception], ...]]:
+    from tensorpool_async.models import converters
+
+    return converters.quick.get_structure_hook(kind), converters.FAILURES
 
 
 def unstructure(model: object) -> Any:
     """Make plain data of a model, as the wire would have it, with what is in `extra`."""
-    return converter.unstructure(model)
+    from tensorpool_async.models import converters
+
+    return converters.converter.unstructure(model)
 
 
-def _has_extra(kind: Any) -> bool:
-    return attrs.has(kind) and "extra" in attrs.fields_dict(kind)
-
-
-def _wire_names(field: attrs.Attribute[Any]) -> tuple[str, ...]:
+def wire_names_of_field(field: attrs.Attribute[Any]) -> tuple[str, ...]:
+    """Return the names that a field goes by on the wire, the preferred one first."""
     return cast("tuple[str, ...]", field.metadata.get(WIRE_NAMES, (field.name,)))
 
 
 def wire_names_of(kind: type[Any], name: str) -> tuple[str, ...]:
-    """Return the names that a field goes by on the wire, the preferred one first."""
-    return _wire_names(attrs.fields_dict(kind)[name])
-
-
-def _make_structure_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
-    fields = [field for field in attrs.fields(attrs.resolve_types(kind)) if field.name != "extra"]
-    absent = {
-        field.name: None
-        for field in fields
-        if field.default is attrs.NOTHING and NoneType in get_args(field.type)
-    }
-    build = make_dict_structure_fn(kind, converter, extra=override(omit=True))
-
-    def hook(data: Any, _: Any) -> Any:
-        if not isinstance(data, Mapping):
-            raise TypeError(f"expected an object, not {type(data).__name__}")
-        extra = dict(cast("Mapping[str, Any]", data))
-        known: dict[str, Any] = dict(absent)
-        for field in fields:
-            for name in _wire_names(field):
-                if extra.get(name) is None:
-                    extra.pop(name, None)
-                elif known.get(field.name) is None:
-                    known[field.name] = extra.pop(name)
-        model = build(known, kind)
-        if extra:
-            object.__setattr__(model, "extra", extra)  # frozen for its users, not yet for its maker
-        return model
-
-    return hook
-
-
-def _make_quick_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
-    fields = [field for field in attrs.fields(attrs.resolve_types(kind)) if field.name != "extra"]
-    recipes = [(field.name, _wire_names(field), _quick_structure(field.type)) for field in fields]
-    plain = [(name, wire[0], make) for name, wire, make in recipes if len(wire) == 1]
-    renamed = [recipe for recipe in recipes if len(recipe[1]) > 1]
-    absent = {
-        field.name: None
-        for field in fields
-        if field.default is attrs.NOTHING and NoneType in get_args(field.type)
-    }
-
-    def hook(data: Any, _: Any) -> Any:
-        if not isinstance(data, dict):
-            raise TypeError("expected an object")
-        extra = cast("dict[str, Any]", data).copy()
-        known: dict[str, Any] = absent.copy()
-        for name, wire_name, make in plain:
-            value = extra.pop(wire_name, None)
-            if value is not None:
-                known[name] = make(value)
-        for name, wire_names, make in renamed:
-            _take_renamed(extra, known, name, wire_names, make)
-        if extra:
-            known["extra"] = extra
-        return kind(**known)
-
-    return hook
-
-
-def _take_renamed(
-    extra: dict[str, Any], known: dict[str, Any], name: str, wire_names: tuple[str, ...], make: Structure
-) -> None:
-    for wire_name in wire_names:
-        if extra.get(wire_name) is None:
-            extra.pop(wire_name, None)
-        elif known.get(name) is None:
-            known[name] = make(extra.pop(wire_name))
-
-
-def _quick_structure(kind: Any) -> Structure:
-    """Return what makes a value of this type; the value is never None."""
-    arguments = [argument for argument in get_args(kind) if argument is not NoneType]
-    if NoneType in get_args(kind) and len(arguments) == 1:
-        kind = arguments[0]
-    if kind is str:
-        return _quick_text
-    if isinstance(kind, type) and issubclass(kind, OpenEnum):
-        return _quick_enum(kind)
-    hook = quick.get_structure_hook(kind)
-    return lambda value: hook(value, kind)
-
-
-def _quick_text(value: Any) -> str:
-    return value if type(value) is str else str(value)
-
-
-def _quick_enum(kind: type[OpenEnum]) -> Structure:
-    members: dict[Any, OpenEnum] = {member.value: member for member in kind}
-
-    def make(value: Any) -> OpenEnum:
-        return members.get(value) or kind(value)
-
-    return make
-
-
-def _make_unstructure_hook(kind: type[Any]) -> Callable[[Any], dict[str, Any]]:
-    fields = [(field.name, _wire_names(field)[0]) for field in attrs.fields(kind) if field.name != "extra"]
-
-    def hook(model: Any) -> dict[str, Any]:
-        data = {wire: converter.unstructure(getattr(model, name)) for name, wire in fields}
-        return {**data, **model.extra}
-
-    return hook
-
-
-def _tuple_hook_maker(using: Converter) -> Callable[[Any], Callable[[Any, Any], Any]]:
-    def make(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
-        of_list: Any = GenericAlias(list, get_args(kind)[:1])
-        structure_items = using.get_structure_hook(of_list)
-
-        def hook(data: Any, _: Any) -> tuple[Any, ...]:
-            if not isinstance(data, list | tuple):
-                raise TypeError(f"expected a list, not {type(data).__name__}")
-            return tuple(structure_items(data, of_list))
-
-        return hook
-
-    return make
-
-
-def _structure_bool(value: Any, _: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"expected true or false, not {type(value).__name__}")
-    return value
-
-
-def _open_enum_text(member: OpenEnum) -> str:
-    return str(member)
-
-
-def _is_tuple(kind: Any) -> bool:
-    return get_origin(kind) is tuple
-
-
-converter.register_structure_hook_factory(_has_extra)(_make_structure_hook)
-quick.register_structure_hook_factory(_has_extra)(_make_quick_hook)
-for _each in (converter, quick):
-    _each.register_structure_hook_factory(_is_tuple)(_tuple_hook_maker(_each))
-    _each.register_structure_hook(bool, _structure_bool)
-converter.register_unstructure_hook_factory(_has_extra)(_make_unstructure_hook)
-converter.register_unstructure_hook(OpenEnum, _open_enum_text)
+    """Return the names that a field of a class goes by on the wire, the preferred one first."""
+    return wire_names_of_field(attrs.fields_dict(kind)[name])

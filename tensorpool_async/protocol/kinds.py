@@ -12,11 +12,9 @@ from typing import Any
 
 import attrs
 
-from tensorpool_async.models.cluster import Cluster
+from tensorpool_async import models
 from tensorpool_async.models.enums import ClusterStatus, OpenEnum, OperationKind
 from tensorpool_async.models.envelope import unwrap
-from tensorpool_async.models.job import Job
-from tensorpool_async.models.storage import StorageVolume
 from tensorpool_async.protocol.requests import Lane, Request, path_of
 
 
@@ -35,26 +33,26 @@ class Resource:
     Attributes:
         segments: The path below which one of them is read, its id to follow.
         key: Where the answer holds it.
-        model: The class that it is read as.
+        model: Returns the class that it is read as, which is loaded by the first who reads one.
     """
 
     segments: tuple[str, ...]
     key: str
-    model: type[Any]
+    model: Callable[[], type[Any]]
 
     def read(self, resource_id: str, *, lane: Lane = Lane.READ) -> Request[Any]:
         """Make the request that reads one of them."""
         path = path_of(*self.segments, resource_id)
 
         def decode(answer: Any) -> Any:
-            return unwrap(answer.body, self.key, self.model, known_id=resource_id, path=path)
+            return unwrap(answer.body, self.key, self.model(), known_id=resource_id, path=path)
 
         return Request("GET", path, decode, lane=lane)
 
 
-CLUSTER = Resource(("cluster", "info"), "cluster_info", Cluster)
-STORAGE = Resource(("storage", "info"), "storage_info", StorageVolume)
-JOB = Resource(("job", "info"), "job_info", Job)
+CLUSTER = Resource(("cluster", "info"), "cluster_info", lambda: models.Cluster)
+STORAGE = Resource(("storage", "info"), "storage_info", lambda: models.StorageVolume)
+JOB = Resource(("job", "info"), "job_info", lambda: models.Job)
 
 Judge = Callable[[Any, Mapping[str, Any]], Sign]
 
