@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -108,7 +108,7 @@ class TensorPool:
         trust_env: bool = True,
         allow_insecure: bool = False,
         journal: Journal | str | os.PathLike[str] | None = None,
-        on_event: Callable[[Any], object] | None = None,
+        on_event: Callable[[Any], object] | Iterable[Callable[[Any], object]] | None = None,
     ) -> None:
         """Make a client.
 
@@ -127,14 +127,16 @@ class TensorPool:
             allow_insecure: Whether the key may be sent over plain http to another machine.
             journal: The path of a file in which every change is written down before it is sent, or another `Journal`;
                 see `recover`. It can be shared by any number of processes. It never holds the key.
-            on_event: A function, or a coroutine function, that is told what happens; see `tensorpool_async.events`. One
-                that raises or is slow harms nothing.
+            on_event: A function, or a coroutine function, that is told what happens; or several of them. See
+                `tensorpool_async.events`. One that raises is counted and harms nothing, nor does a coroutine function
+                that is slow. A plain function is called in the middle of things, and has to be quick.
 
         Raises:
             ConfigurationError: There is no key, or the base URL cannot be used.
         """
         self._base_url = find_base_url(base_url, allow_insecure=allow_insecure)
         key = find_key(api_key)
+        self._events = Dispatcher(on_event)
         self._transport = Transport(
             key=key,
             base_url=self._base_url,
@@ -145,11 +147,11 @@ class TensorPool:
             ssl=True if ssl is None else ssl,
             proxy=proxy,
             trust_env=trust_env,
+            events=self._events,
         )
         self._poller = Poller(self._transport)
         books = Books(_journal_of(journal), self._base_url, self._transport)
         self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), books)
-        self._events = Dispatcher(on_event)
         sockets = Sockets(self._transport, key)
         reconciler = Reconciler(self._submitter)
         self.clusters: Clusters = Clusters(self._transport, self._submitter, reconciler)
@@ -169,6 +171,11 @@ class TensorPool:
     def limiter(self) -> RateLimiter:
         """The limiter, to share with another client of the same key."""
         return self._transport.limiter
+
+    @property
+    def events(self) -> Dispatcher:
+        """What tells events to the client's listeners."""
+        return self._events
 
     @property
     def closed(self) -> bool:

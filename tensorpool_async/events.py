@@ -1,17 +1,203 @@
-"""What happened, as small frozen records, to whoever listens."""
+"""What happened, as small frozen records, to whoever listens.
+
+No record holds a key, a body, or the query of a signed address. What an engine says is passed on with the key masked.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
 
 import attrs
 
 
+__all__ = [
+    "BytesPulled",
+    "CommandEnded",
+    "CommandOutput",
+    "CommandStarted",
+    "Event",
+    "FleetMemberChanged",
+    "JobMessage",
+    "Listener",
+    "OperationAccepted",
+    "OperationChanged",
+    "OperationEnded",
+    "OperationEvent",
+    "RequestAnswered",
+    "RequestEvent",
+    "RequestFailed",
+    "RequestRetried",
+    "RequestSent",
+    "RequestsPaused",
+]
+
 logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger.addHandler(logging.NullHandler())
+
+
+@attrs.frozen(kw_only=True)
+class RequestEvent:
+    """What all events of one HTTP attempt tell.
+
+    Attributes:
+        engine: The engine's address.
+        method: The HTTP method.
+        path: The path, with its ids and without its query.
+        route: The path with `{id}` in place of an id: there are few of them.
+        lane: Where it queues: `change`, `read` or `poll`.
+        attempt: Which attempt of its request it is, from 1 on. Every poll is a request of its own.
+        kind: The kind of operation that it begins or polls, such as `CLUSTER_CLAIM`; None where it does neither.
+        name: The name of what it makes; None where it makes nothing that has one.
+        resource_id: What it is about, as far as that is known.
+        request_id: The engine's request that it polls; None where it polls none.
+    """
+
+    engine: str
+    method: str
+    path: str
+    route: str
+    lane: str
+    attempt: int = 1
+    kind: str | None = None
+    name: str | None = None
+    resource_id: str | None = None
+    request_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RequestSent(RequestEvent):
+    """An HTTP attempt has its slot, and goes on the wire now."""
+
+
+@attrs.frozen(kw_only=True)
+class RequestAnswered(RequestEvent):
+    """The engine has answered an attempt, with whatever status.
+
+    Attributes:
+        status: The HTTP status.
+        seconds: Seconds from the sending until the answer was read.
+        retry_after: Seconds after which the engine wants to be asked again; None where it does not say.
+    """
+
+    status: int
+    seconds: float
+    retry_after: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RequestFailed(RequestEvent):
+    """An attempt has brought no answer, or none that was waited for.
+
+    Attributes:
+        why: What went wrong.
+        error_type: The name of the error, such as `RequestTimeout`; `CancelledError` where the caller was cancelled.
+        seconds: Seconds since the sending.
+    """
+
+    why: str
+    error_type: str
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class RequestRetried(RequestEvent):
+    """A request will be sent again.
+
+    Attributes:
+        attempt: Which attempt the next one is.
+        why: What was wrong with the last one.
+        delay: Seconds until it queues again; with a pause (429), how long the engine asks to wait.
+    """
+
+    why: str
+    delay: float
+
+
+@attrs.frozen(kw_only=True)
+class RequestsPaused:
+    """The engine asks everybody to wait. It is told once for all answers that ask for the same.
+
+    Attributes:
+        engine: The engine's address.
+        seconds: For how long.
+        reason: `rate` where requests followed each other too fast, `quota` where one is used up.
+    """
+
+    engine: str
+    seconds: float
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class OperationEvent:
+    """What all events of an operation tell.
+
+    Attributes:
+        engine: The engine's address.
+        kind: What is done; None for an operation of which only the request id is known, until its first poll.
+        resource_id: What it is done to.
+        request_id: The engine's request; None where the engine named none.
+        request_ids: All its requests: attaching a volume may have several.
+    """
+
+    engine: str
+    kind: str | None = None
+    resource_id: str | None = None
+    request_id: str | None = None
+    request_ids: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """What is done to what, for a person."""
+        return f"{self.kind or 'an operation'} of {self.resource_id or 'an unknown resource'}"
+
+
+@attrs.frozen(kw_only=True)
+class OperationAccepted(OperationEvent):
+    """An operation is followed from now on: the engine has answered 202.
+
+    Attributes:
+        resumed: Whether it was accepted before, here or in another process, and is found again now.
+    """
+
+    resumed: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class OperationChanged(OperationEvent):
+    """The engine says something new about an operation.
+
+    Attributes:
+        status: Where it stands, such as `PROCESSING`.
+        message: What the engine says to a person; empty where it says nothing.
+    """
+
+    status: str
+    message: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class OperationEnded(OperationEvent):
+    """An operation is followed no longer.
+
+    Attributes:
+        outcome: `completed` or `failed`, by the engine's word; `unknown` where the wait ended without it: the client
+            was closed, or the engine lastingly refuses to tell.
+        seconds: Seconds since it was accepted, or found again.
+        polls: How many polls were answered.
+        error: Why it has no result; None where it has one.
+        error_type: The name of that error; None where there is none.
+    """
+
+    outcome: str
+    seconds: float
+    polls: int
+    error: str | None = None
+    error_type: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -115,7 +301,22 @@ class BytesPulled:
     done: bool
 
 
-Event = FleetMemberChanged | JobMessage | CommandStarted | CommandOutput | CommandEnded | BytesPulled
+Event = (
+    RequestSent
+    | RequestAnswered
+    | RequestFailed
+    | RequestRetried
+    | RequestsPaused
+    | OperationAccepted
+    | OperationChanged
+    | OperationEnded
+    | FleetMemberChanged
+    | JobMessage
+    | CommandStarted
+    | CommandOutput
+    | CommandEnded
+    | BytesPulled
+)
 """Whatever a listener is told."""
 
 Listener = Callable[[Event], object]
@@ -124,47 +325,96 @@ Listener = Callable[[Event], object]
 LONGEST_QUEUE = 10_000
 """Events that wait for a slow asynchronous listener; what comes on top is dropped and counted."""
 
+LAST_WORDS = 0.5
+"""Seconds that asynchronous listeners have, once the client is closed, for what they were not yet told."""
+
+
+MOST_WARNINGS = 10
+"""Mistakes of one listener that are written to the log; all are counted."""
+
 
 class Dispatcher:
-    """Hands events to a listener, and keeps its mistakes away from what the events tell of.
+    """Hands events to listeners, and keeps their mistakes away from what the events tell of, and from each other.
 
     A plain function is called at once. A coroutine function is called by a task of its own, one event after the other.
     """
 
-    def __init__(self, listener: Callable[[Any], object] | None) -> None:
-        self._listener = listener
-        self._waiting: deque[Coroutine[Any, Any, object]] = deque()
-        self._worker: asyncio.Task[None] | None = None
-        self.failures: int = 0
-        self.dropped: int = 0
+    def __init__(
+        self, listeners: Callable[[Any], object] | Iterable[Callable[[Any], object]] | None = None
+    ) -> None:
+        several = [] if listeners is None else [listeners] if callable(listeners) else listeners
+        self._ears = tuple(_Ear(listener) for listener in several)
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._ears)
+
+    @property
+    def failures(self) -> int:
+        """How often a listener has raised."""
+        return sum(ear.failures for ear in self._ears)
+
+    @property
+    def dropped(self) -> int:
+        """Events that an asynchronous listener was too slow for."""
+        return sum(ear.dropped for ear in self._ears)
 
     def emit(self, event: Event) -> None:
-        """Tell the listener, if there is one."""
-        if self._listener is None:
-            return
+        """Tell everybody who listens."""
+        for ear in self._ears:
+            ear.hear(event)
+
+    async def aclose(self) -> None:
+        """Let asynchronous listeners hear what is left, for a moment; then give it up."""
+        working = [ear.worker for ear in self._ears if ear.worker is not None]
+        try:
+            if working:
+                await asyncio.wait(working, timeout=LAST_WORDS)
+        finally:
+            for ear in self._ears:
+                ear.close()
+            await asyncio.gather(*working, return_exceptions=True)
+
+
+class _Ear:
+    """One listener, and what it was not yet told."""
+
+    __slots__ = ("_closed", "_listener", "_waiting", "dropped", "failures", "worker")
+
+    def __init__(self, listener: Callable[[Any], object]) -> None:
+        self._listener = listener
+        self._waiting: deque[Coroutine[Any, Any, object]] = deque()
+        self._closed = False
+        self.worker: asyncio.Task[None] | None = None
+        self.failures = 0
+        self.dropped = 0
+
+    def hear(self, event: Event) -> None:
+        """Be told of an event."""
         try:
             result = self._listener(event)
-        except Exception as error:  # noqa: BLE001 - whatever a listener raises is its own affair
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - what a listener raises is its own affair
             self._failed(error)
             return
         if isinstance(result, Coroutine):
             self._queue(cast("Coroutine[Any, Any, object]", result))
 
-    async def aclose(self) -> None:
-        """Give up what an asynchronous listener was not yet told."""
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+    def close(self) -> None:
+        """Hear nothing more."""
+        self._closed = True
+        if self.worker is not None:
+            self.worker.cancel()
         while self._waiting:
             self._drop(self._waiting.popleft())
 
     def _queue(self, call: Coroutine[Any, Any, object]) -> None:
-        if len(self._waiting) >= LONGEST_QUEUE:
+        if self._closed or len(self._waiting) >= LONGEST_QUEUE:
             self._drop(call)
             return
         self._waiting.append(call)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.get_running_loop().create_task(self._work(), name="tensorpool-events")
+        if self.worker is None or self.worker.done():
+            self.worker = asyncio.get_running_loop().create_task(self._work(), name="tensorpool-events")
 
     def _drop(self, call: Coroutine[Any, Any, object]) -> None:
         self.dropped += 1
@@ -174,9 +424,15 @@ class Dispatcher:
         while self._waiting:
             try:
                 await self._waiting.popleft()
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise  # it is this task that is to end, and not the listener that has met a cancellation
+                self._failed(error)
             except Exception as error:  # noqa: BLE001 - whatever a listener raises is its own affair
                 self._failed(error)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self.failures += 1
-        logger.warning("a listener to events failed; what it listens to goes on", exc_info=error)
+        if self.failures <= MOST_WARNINGS:
+            logger.warning("a listener to events failed; what it listens to goes on", exc_info=error)

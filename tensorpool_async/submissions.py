@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tensorpool_async.bookkeeping import UNMARKED, Books, Marks
@@ -15,6 +16,8 @@ from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.story import Trip
+from tensorpool_async.telling import trip_of_a_change
 from tensorpool_async.transport import Transport
 
 
@@ -110,7 +113,9 @@ class Submitter:
             send: Sends it, where that takes more than sending it.
             marks: What else the journal is told.
         """
-        return await self.books.record(request, ticket, marks, send or self.transport.send, self.begin)
+        with trip_of_a_change() as trip:
+            begin = partial(self.begin, trip=trip)
+            return await self.books.record(request, ticket, marks, send or self.transport.send, begin)
 
     async def submit_delete(
         self, request: Request[Accepted], gone: Accepted, resource: Resource
@@ -131,11 +136,12 @@ class Submitter:
 
         return await self.submit(request, gone.ticket, send)
 
-    def begin(self, accepted: Accepted) -> Operation[Any]:
+    def begin(self, accepted: Accepted, trip: Trip | None = None) -> Operation[Any]:
         """Make the operation of a 202, and have it polled."""
         machine = OperationMachine(accepted.ticket, self._polling)
         operation: Operation[Any] = Operation(machine, self.transport, self._poller)
-        operation.start(machine.first_delay(accepted.retry_after, self.transport.random.random()))
+        delay = machine.first_delay(accepted.retry_after, self.transport.random.random())
+        operation.start(delay, accepted=True, trip=trip)
         return operation
 
     def follow(self, ticket: Ticket) -> Operation[Any]:

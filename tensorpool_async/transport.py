@@ -33,6 +33,7 @@ from tensorpool_async.errors import (
     TensorPoolError,
     WrongEventLoopError,
 )
+from tensorpool_async.events import Dispatcher
 from tensorpool_async.flow.budget import RetryBudget
 from tensorpool_async.flow.limiter import RateLimiter
 from tensorpool_async.protocol.rate_limits import limits_of
@@ -48,6 +49,7 @@ from tensorpool_async.protocol.retries import (
 )
 from tensorpool_async.protocol.retry_after import clock_offset
 from tensorpool_async.secrets import MASK, MaskedHeader, Secret
+from tensorpool_async.telling import Attempt, Teller, note_turn
 from tensorpool_async.version import VERSION
 
 
@@ -159,9 +161,11 @@ class Transport:
         ssl: SSLContext | bool | aiohttp.Fingerprint,
         proxy: str | None,
         trust_env: bool,
+        events: Dispatcher | None = None,
     ) -> None:
         self.base_url = base_url
         self.limiter = limiter
+        self.teller: Teller = Teller(events or Dispatcher(), key=key, engine=base_url)
         self.counters: Counters = Counters()
         self.random: random.Random = random.Random()  # noqa: S311 - it spreads requests over time, and keeps no secret
         self._key = key
@@ -181,6 +185,7 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._last: Response | None = None
+        self._listened_to = self.teller.listened_to
 
     @property
     def closed(self) -> bool:
@@ -227,7 +232,7 @@ class Transport:
         tries = Tries()
         while True:
             try:
-                response = await self.attempt(request, exchange)
+                response = await self.attempt(request, exchange, number=tries.failed + tries.rate_limited + 1)
                 answer = answer_of(
                     response, method=request.method, path=request.path, any_body=request.any_body
                 )
@@ -241,12 +246,15 @@ class Transport:
                 return request.when_gone()
             tries = await self._after(error, request, tries)
 
-    async def attempt(self, request: Request[Any], exchange: Exchange | None = None) -> Response:
+    async def attempt(
+        self, request: Request[Any], exchange: Exchange | None = None, *, number: int = 1
+    ) -> Response:
         """Send a request once, in its turn, and return whatever the engine answers.
 
         Args:
             request: What to send.
             exchange: What sends it and reads its answer while the slot is held, where that is no plain request.
+            number: Which attempt of the request this is.
 
         Raises:
             ConnectionFailed: The engine gave no answer.
@@ -254,22 +262,29 @@ class Transport:
         session = self._open()
         options = self._options or await self._make_options()
         granted_at = await self.limiter.acquire(request.lane)
+        told: Attempt | None = None
         try:
+            if request.lane is Lane.CHANGE:
+                note_turn(granted_at)
             if request.leaving is not None:
                 request.leaving()
+            if self._listened_to or logger.isEnabledFor(logging.DEBUG):
+                told = self.teller.sent(request, number)
             if exchange is None:
                 response = await self._exchange(session, request, options)
             else:
                 response = await exchange(session, request)
-        except BaseException:
+        except BaseException as error:
             self.limiter.release(granted_at)
+            if told is not None:
+                told.failed(error)
             raise
-        self.limiter.release(
-            granted_at,
-            retry_after=self._pause_of(response),
-            ok=response.ok,
-            limits=limits_of(response.headers, response.received_at),
-        )
+        pause, limits = self._pause_of(response), limits_of(response.headers, response.received_at)
+        self.limiter.release(granted_at, retry_after=pause, ok=response.ok, limits=limits)
+        if told is not None:
+            told.answered(response)
+        if pause is not None or limits is not None:
+            self.teller.paused(pause, limits)
         return response
 
     @asynccontextmanager
@@ -323,12 +338,15 @@ class Transport:
         if verdict is Verdict.RECONCILE:
             raise _ambiguous(error, request) from error
         tries = tries.after(failure)
+        delay = 0.0
         if verdict is Verdict.AGAIN:
             if not self._budget.pay(asyncio.get_running_loop().time()):
                 raise error
-            await asyncio.sleep(backoff(self._retry, tries.failed, self.random.random()))
+            delay = backoff(self._retry, tries.failed, self.random.random())
+        self.teller.retried(request, error, tries.failed + tries.rate_limited + 1, delay)
+        if verdict is Verdict.AGAIN:
+            await asyncio.sleep(delay)
         self.counters.retries += 1
-        logger.debug("%s %s again, after: %s", request.method, request.path, error)
         return tries
 
     async def _exchange(
@@ -350,14 +368,11 @@ class Transport:
         except (aiohttp.ClientError, OSError, _OnceOnly) as error:
             lost = connection_failed(error)
         else:
-            if logger.isEnabledFor(logging.DEBUG):
-                logger.debug("%s %s: %d", request.method, request.path, answer.status)
             if answer.status >= 400:  # an engine may quote the key
                 body = body.replace(self._key.reveal().encode(), MASK.encode())
             self._last = response = Response(answer.status, answer.headers, body, time.time())
             return response
         # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.
-        logger.debug("%s %s: %s", request.method, request.path, lost)
         raise lost
 
     def _pause_of(self, response: Response) -> float | None:

@@ -87,12 +87,15 @@ async def test_nobody_listening_costs_nothing() -> None:
 async def test_a_listener_that_raises_harms_no_pull(
     emulator: Emulator, tmp_path: pytest.TempPathFactory
 ) -> None:
+    heard: list[Event] = []
+
     def listen(one: Event) -> None:
-        assert isinstance(one, BytesPulled)
+        heard.append(one)
         raise RuntimeError("a listener's own trouble")
 
     job = emulator.jobs.add(files={"a": b"data"})
     async with TensorPool(emulator.key, base_url=emulator.url, on_event=listen) as tp:
         (pulled,) = await tp.jobs.pull(job.id, str(tmp_path))
         assert pulled.path.read_bytes() == b"data"
-        assert tp.statistics().listener_failures == 2
+        assert sum(isinstance(one, BytesPulled) for one in heard) == 2
+        assert tp.statistics().listener_failures == len(heard)

@@ -1,0 +1,156 @@
+"""The story of one operation, in a few lines for a person.
+
+What is not known is not told. All times are seconds, on any monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+from tensorpool_async.errors import OperationFailed
+from tensorpool_async.models.enums import RequestStatus
+from tensorpool_async.protocol.operation import OperationMachine
+
+
+SHORTEST_WAIT = 0.1
+"""Seconds below which nobody wants to hear of a wait."""
+
+
+@attrs.define
+class Trip:
+    """What a change goes through until the engine accepts it.
+
+    Attributes:
+        since: When it began to wait for its turn.
+        waited: Seconds that it has waited for its turn.
+        paused: Seconds that it has waited because the engine asked it to.
+        attempts: How often it was sent.
+        rate_limited: How often it was asked to wait.
+        asked_to_wait: Whether it waits because the engine asked it to.
+    """
+
+    since: float
+    waited: float = 0.0
+    paused: float = 0.0
+    attempts: int = 0
+    rate_limited: int = 0
+    asked_to_wait: bool = False
+
+    @property
+    def eventful(self) -> bool:
+        """Whether there is anything to tell of it."""
+        return self.attempts > 1 or self.waited >= SHORTEST_WAIT
+
+    def granted(self, now: float) -> None:
+        """Take down that it is its turn."""
+        wait = max(0.0, now - self.since)
+        if self.asked_to_wait:
+            self.paused += wait
+        else:
+            self.waited += wait
+        self.attempts += 1
+
+    def queues_again(self, since: float, *, asked_to_wait: bool) -> None:
+        """Take down that it will be sent again, and from when on it waits for its turn."""
+        self.since, self.asked_to_wait = since, asked_to_wait
+        self.rate_limited += asked_to_wait
+
+
+class Troubles:
+    """What has gone wrong while an operation was polled; most operations have none.
+
+    Attributes:
+        retrying: How often the engine began to try again.
+        rate_limited: Polls that were asked to wait.
+        failed: Polls that brought no answer, or an error of the server's.
+    """
+
+    __slots__ = ("failed", "rate_limited", "retrying")
+
+    def __init__(self) -> None:
+        self.retrying = 0
+        self.rate_limited = 0
+        self.failed = 0
+
+
+class Times(Protocol):
+    """When things happened to an operation, and what went wrong.
+
+    Attributes:
+        began: When it was accepted, or found again; None before that.
+        next_at: When it is polled next; at the end, when it ended.
+        trip: What its submission went through; None where that is not known, or nothing to tell of.
+        troubles: What went wrong; None where nothing did.
+    """
+
+    began: float | None
+    next_at: float
+    trip: Trip | None
+    troubles: Troubles | None
+
+
+def tell(machine: OperationMachine, times: Times, now: float) -> str:
+    """Tell what an operation has gone through, and where it stands."""
+    ids = f" (request {machine.request_ids[0]})" if machine.request_ids else ""
+    lines = [
+        f"{machine.kind or 'an operation'} of {machine.resource_id or 'a resource that is not known yet'}{ids}",
+        "; ".join(_submitted(times.trip)),
+        "; ".join(_followed(machine, times, now)),
+        _standing(machine, times, now),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _submitted(trip: Trip | None) -> list[str]:
+    if trip is None:
+        return []
+    parts: list[str] = []
+    if trip.waited >= SHORTEST_WAIT:
+        parts.append(f"waited {trip.waited:.1f} s for its turn")
+    if trip.rate_limited:
+        parts.append(f"asked to wait {_times(trip.rate_limited)} (429), {trip.paused:.1f} s in all")
+    if trip.attempts > 1:
+        parts.append(f"sent {_times(trip.attempts)}")
+    return parts
+
+
+def _followed(machine: OperationMachine, times: Times, now: float) -> list[str]:
+    if times.began is None:
+        return []
+    until = times.next_at if _ended(machine) else now
+    parts = [f"followed for {until - times.began:.1f} s, polled {_times(machine.polls)}"]
+    troubles = times.troubles
+    if troubles is not None:
+        if troubles.retrying:
+            parts.append(f"RETRYING {_times(troubles.retrying)}")
+        if troubles.rate_limited:
+            parts.append(f"polls asked to wait {_times(troubles.rate_limited)} (429)")
+        if troubles.failed:
+            parts.append(f"polls without an answer: {troubles.failed}")
+    return parts
+
+
+def _standing(machine: OperationMachine, times: Times, now: float) -> str:
+    if _ended(machine):
+        if machine.error is None:
+            return "completed"
+        word = "failed" if isinstance(machine.error, OperationFailed) else "given up"
+        return f"{word}: {machine.error}"
+    info = machine.info
+    status = RequestStatus.PENDING if info is None else info.status
+    message = f": {info.external_message}" if info is not None and info.external_message else ""
+    if times.began is None:
+        return f"{status}{message}; not polled yet"
+    left = times.next_at - now
+    return f"{status}{message}; " + (f"next poll in {left:.1f} s" if left > 0 else "a poll is due")
+
+
+def _ended(machine: OperationMachine) -> bool:
+    return machine.done or machine.error is not None
+
+
+def _times(count: int) -> str:
+    words = {0: "not yet", 1: "once", 2: "twice"}
+    return words.get(count) or f"{count} times"
