@@ -269,8 +269,12 @@ class Progress:
         delay = machine.receive(response, share, asked=asked)
         if machine.info is not before:
             self._tell(before)
+        if response.status >= 400:
+            self._note_trouble(response.status)
         if delay is None:
             self._finish()
+        else:
+            self.next_at = _now() + delay
         return delay
 
     def receive_failure(self, error: TensorPoolError, share: float) -> float | None:
