@@ -38,11 +38,12 @@ def watch(what: str, every: float, *, as_json: bool) -> Coroutine[None, None, in
     """
     path = Path(what)
     if path.suffix == ".toml" or path.is_file():
-        return _watch_fleet(load(path), every, as_json=as_json)
+        return watch_fleet(load(path), every, as_json=as_json)
     return clusters.wait(what, None, as_json=as_json)
 
 
-async def _watch_fleet(fleet: Fleet, every: float, *, as_json: bool) -> int:
+async def watch_fleet(fleet: Fleet, every: float, *, as_json: bool) -> int:
+    """Follow a fleet until this is cancelled."""
     async with TensorPool() as tp:
         session = tp.fleet(fleet)
         try:

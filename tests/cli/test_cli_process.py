@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from tensorpool_async import TensorPool
+from tensorpool_async.cli.app import run as run_words
 from tensorpool_async.emulator import Emulator
 from tests.cli.conftest import Tpa, Until
+
+
+NAMES = ("plan", "up", "down", "status", "watch", "ls", "wait", "ops", "recover", "reap", "emulator")
 
 
 def document(text: str) -> dict[str, Any]:
@@ -232,12 +236,16 @@ async def test_a_reader_that_goes_away_is_no_traceback(engine: Emulator, tpa: Tp
 async def test_help_and_version(tpa: Tpa) -> None:
     shown = await tpa("--help")
     assert (shown.code, shown.err) == (0, "")
-    for name in ("plan", "up", "down", "status", "ls", "wait", "emulator"):
-        assert name in shown.out
-        command = await tpa(name, "--help")
-        assert command.code == 0
-        assert "Example: tpa " in command.out
+    for name in NAMES:
+        assert f" {name} " in shown.out
     assert (await tpa("--version")).out.startswith("0.")
+
+
+@pytest.mark.parametrize("name", ["", *NAMES, "--install-completion"])
+def test_each_command_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_words([*name.split(), "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert (err, "Example: tpa " + name in out) == ("", True)
 
 
 async def test_without_its_packages_it_says_what_to_install(tpa: Tpa, tmp_path: Path) -> None:
