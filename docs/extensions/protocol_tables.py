@@ -21,7 +21,7 @@ from tensorpool_async.protocol.retries import LOST_STATUSES, REPEATABLE_METHODS,
 
 Table = Mapping[tuple[Phase, Event], Phase]
 
-WIDTH, HEIGHT = 960, 400
+WIDTH, HEIGHT = 960, 340
 BOX_WIDTH, BOX_HEIGHT = 128, 44
 LINE = 15
 
