@@ -38,7 +38,8 @@ def tests(session: nox.Session) -> None:
     install(session, "tests", extras="[cli,redis,testing]")
     environment = {"TENSORPOOL_OFFICIAL_CLIENT": str(official_client(session))}
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)
+    workers = [] if session.posargs else ["-n", "2", "--dist", "worksteal"]
+    session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs, env=environment)
     session.run("coverage", "combine", "--quiet")
     if session.posargs:
         return
