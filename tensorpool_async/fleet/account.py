@@ -168,7 +168,8 @@ class Account:
         )
 
     def _tell(self, entry: Entry) -> None:
-        if self._on_event is None:
+        events = self._tp.events
+        if self._on_event is None and not events.listens:
             return
         event = FleetMemberChanged(
             fleet=self._fleet,
@@ -181,6 +182,9 @@ class Account:
             seconds=self._clock() - self._began,
             hourly_rate=entry.hourly_rate,
         )
+        events.emit(event)
+        if self._on_event is None:
+            return
         try:
             self._on_event(event)
         except Exception:

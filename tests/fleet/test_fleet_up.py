@@ -132,7 +132,8 @@ async def test_one_failure_does_not_stop_the_others(emulator: Emulator, tp: Tens
     (failure,) = caught.value.exceptions
     assert isinstance(failure, OperationFailed)
     (failed,) = caught.value.report.failed
-    assert failure.__notes__ == [f"fleet member {failed.name}"]
+    assert failure.operation is not None
+    assert failure.__notes__ == [failure.operation.explain(), f"fleet member {failed.name}"]
     assert "internal provider error" in str(failed.error)
     states = [member.state for member in caught.value.report.members]
     assert sorted(states) == ["FAILED", "RUNNING", "RUNNING"]
