@@ -19,6 +19,7 @@ __all__ = [
     "CommandEnded",
     "CommandOutput",
     "CommandStarted",
+    "Dispatcher",
     "Event",
     "FleetMemberChanged",
     "JobMessage",

@@ -230,9 +230,7 @@ class Teller:
         if not self._is_heard(logging.INFO):
             return
         event = OperationAccepted(**self._subject(machine), resumed=resumed)
-        if self.listened_to:
-            for one in _ids(event):
-                self._followed[one] = event
+        self._follow(event)
         self.emit(event)
 
     def changed(self, machine: OperationMachine) -> None:
@@ -241,7 +239,9 @@ class Teller:
         if info is not None and self._is_heard(logging.DEBUG):
             message = self.clean(info.external_message or "")
             status = str(info.status)
-            self.emit(OperationChanged(**self._subject(machine), status=status, message=message))
+            event = OperationChanged(**self._subject(machine), status=status, message=message)
+            self._follow(event)  # of some operations, more is known now
+            self.emit(event)
 
     def ended(self, machine: OperationMachine, seconds: float) -> None:
         """Tell that an operation is followed no longer."""
@@ -262,6 +262,12 @@ class Teller:
             if followed is not None and followed.request_ids == event.request_ids:
                 del self._followed[one]
         self.emit(event)
+
+    def _follow(self, event: OperationEvent) -> None:
+        """Keep what the polls of an operation are known by, so that their events can name it."""
+        if self.listened_to:
+            for one in _ids(event):
+                self._followed[one] = event
 
     def _is_heard(self, level: int) -> bool:
         return self.listened_to or logger.isEnabledFor(level)
