@@ -15,7 +15,7 @@ import attrs
 from tensorpool_async.bookkeeping import Books
 from tensorpool_async.config import Timeouts, find_base_url, find_key
 from tensorpool_async.events import Dispatcher, FleetMemberChanged
-from tensorpool_async.flow.limiter import LimiterStatistics, RateLimiter
+from tensorpool_async.flow.limiter import Limiter, LimiterStatistics, RateLimiter
 from tensorpool_async.journal import Entry, Journal
 from tensorpool_async.models.account import Health
 from tensorpool_async.operations import Operation
@@ -98,7 +98,7 @@ class TensorPool:
         api_key: str | Secret | None = None,
         *,
         base_url: str | None = None,
-        limiter: RateLimiter | None = None,
+        limiter: Limiter | None = None,
         retry: RetryPolicy | None = None,
         polling: PollPolicy | None = None,
         timeouts: Timeouts | None = None,
@@ -115,7 +115,7 @@ class TensorPool:
         Args:
             api_key: The key; else `TENSORPOOL_KEY`, else the line `TENSORPOOL_KEY=…` of `.env` in the working directory.
             base_url: The engine's address; else `TENSORPOOL_ENGINE`, else the public engine.
-            limiter: A limiter to share with other clients of the same key.
+            limiter: A limiter to share with other clients of the same key, such as a `RateLimiter`.
             retry: How often and how soon requests are sent again.
             polling: How often operations are polled.
             timeouts: How long one HTTP attempt may go without progress, in seconds.
@@ -168,7 +168,7 @@ class TensorPool:
         return self._base_url
 
     @property
-    def limiter(self) -> RateLimiter:
+    def limiter(self) -> Limiter:
         """The limiter, to share with another client of the same key."""
         return self._transport.limiter
 

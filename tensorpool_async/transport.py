@@ -35,7 +35,7 @@ from tensorpool_async.errors import (
 )
 from tensorpool_async.events import Dispatcher
 from tensorpool_async.flow.budget import RetryBudget
-from tensorpool_async.flow.limiter import RateLimiter
+from tensorpool_async.flow.limiter import Limiter
 from tensorpool_async.protocol.rate_limits import limits_of
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response, answer_of, error_of
@@ -154,7 +154,7 @@ class Transport:
         *,
         key: Secret,
         base_url: str,
-        limiter: RateLimiter,
+        limiter: Limiter,
         retry: RetryPolicy,
         timeouts: Timeouts,
         session: aiohttp.ClientSession | None,

@@ -34,7 +34,7 @@ def pages() -> Iterator[dict[str, Page]]:
         page.close()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)  # where a test begins in the middle of a page, what stands before it runs too
 @pytest.mark.parametrize("block", BLOCKS, ids=block_id)
 def test_each_block_runs(
     block: tuple[str, int], pages: dict[str, Page], tmp_path_factory: pytest.TempPathFactory

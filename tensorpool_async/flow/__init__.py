@@ -1,7 +1,7 @@
 """What all requests of a client share: slots, a pace, pauses, lanes, and a budget for retries."""
 
 from tensorpool_async.flow.budget import RetryBudget
-from tensorpool_async.flow.limiter import LimiterStatistics, RateLimiter
+from tensorpool_async.flow.limiter import Limiter, LimiterStatistics, RateLimiter
 
 
-__all__ = ["LimiterStatistics", "RateLimiter", "RetryBudget"]
+__all__ = ["Limiter", "LimiterStatistics", "RateLimiter", "RetryBudget"]

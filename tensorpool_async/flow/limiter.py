@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 import attrs
 
@@ -42,6 +43,38 @@ class LimiterStatistics:
     per_second: float | None
     reason: str | None = None
     ready_in: float = 0.0
+
+
+class Limiter(Protocol):
+    """What a client asks before each HTTP attempt: a `RateLimiter`, a `RedisRateLimiter`, or one of your own."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """HTTP attempts that may be under way at a time."""
+        ...
+
+    async def acquire(self, lane: Lane = Lane.READ) -> float:
+        """Wait until an attempt may go; return the time of the grant, which `release` takes back."""
+        ...
+
+    def release(
+        self,
+        granted_at: float,
+        *,
+        retry_after: float | None = None,
+        ok: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        """Give a grant back, and say how it went, as `RateLimiter.release` has it."""
+        ...
+
+    def slot(self, lane: Lane = Lane.READ) -> AbstractAsyncContextManager[None]:
+        """Hold a slot for the body of an `async with`."""
+        ...
+
+    def statistics(self) -> LimiterStatistics:
+        """Return what the limiter is doing now."""
+        ...
 
 
 class RateLimiter:

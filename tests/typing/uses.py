@@ -53,6 +53,7 @@ from tensorpool_async.fleet import (
     Plan,
     load,
 )
+from tensorpool_async.flow import Limiter
 from tensorpool_async.redis import RedisRateLimiter
 from tensorpool_async.testing import ThreadedEmulator, assert_nothing_left
 
@@ -63,7 +64,7 @@ async def clients() -> None:
     TensorPool(base_url="http://127.0.0.1:8787", timeouts=Timeouts(read=60.0), journal=Path("journal.db"))
     async with TensorPool(journal="journal.db") as tp:
         assert_type(tp, TensorPool)
-        assert_type(tp.limiter, RateLimiter)
+        assert_type(tp.limiter, Limiter)
         assert_type(tp.statistics(), Statistics)
         assert_type(tp.limiter.statistics(), LimiterStatistics)
         assert_type(await tp.health(), Health)
@@ -193,6 +194,7 @@ async def shared_limits(tp: TensorPool) -> None:
         pass
     async with RedisRateLimiter("redis://localhost", key="training", max_per_second=100) as limiter:
         assert_type(limiter.statistics(), LimiterStatistics)
+        TensorPool(limiter=limiter)
 
 
 async def an_engine_to_test_against() -> None:
