@@ -70,9 +70,9 @@ class Troubles:
     __slots__ = ("failed", "rate_limited", "retrying")
 
     def __init__(self) -> None:
-        self.retrying = 0
-        self.rate_limited = 0
-        self.failed = 0
+        self.retrying: int = 0
+        self.rate_limited: int = 0
+        self.failed: int = 0
 
 
 class Times(Protocol):

@@ -174,7 +174,7 @@ class Teller:
     """Tells what happens to the requests and operations of one client."""
 
     def __init__(self, events: Dispatcher, *, key: Secret, engine: str) -> None:
-        self.listened_to = events.listens
+        self.listened_to: bool = events.listens
         self._events = events
         self._key = key
         self._engine = engine
