@@ -14,8 +14,9 @@ import time
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from ssl import SSLContext
-from typing import Any, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 from urllib.request import getproxies
 
 import aiohttp
@@ -35,6 +36,7 @@ from tensorpool_async.errors import (
 )
 from tensorpool_async.events import Dispatcher
 from tensorpool_async.flow.budget import RetryBudget
+from tensorpool_async.flow.deadlines import Deadlines
 from tensorpool_async.flow.limiter import Limiter
 from tensorpool_async.protocol.rate_limits import limits_of
 from tensorpool_async.protocol.requests import Lane, Request
@@ -53,7 +55,13 @@ from tensorpool_async.telling import Attempt, Teller, note_turn
 from tensorpool_async.version import VERSION
 
 
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+
+
 T = TypeVar("T")
+
+NO_ANSWER = "the engine did not answer in time"
 
 CHUNK = 128 * 1024
 """Bytes that are read at a time while downloading."""
@@ -61,7 +69,7 @@ CHUNK = 128 * 1024
 logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
-class _OnceOnly(Exception):
+class _OnceOnly(aiohttp.ClientError):
     """Carries a lost connection past aiohttp, which would send the request again by itself."""
 
 
@@ -81,6 +89,18 @@ async def _send_once(
 
 
 ONCE_ONLY: tuple[aiohttp.ClientMiddlewareType, ...] = (_send_once,)
+
+
+class _OnceOnlyResponse(aiohttp.ClientResponse):
+    """Does what `_send_once` does, for less: in a session of ones own, no middleware has to be put around requests."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        lost: Exception
+        try:
+            return await super().start(connection)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            lost = error
+        raise _OnceOnly from lost
 
 
 @attrs.define
@@ -174,6 +194,9 @@ class Transport:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=None, sock_connect=timeouts.connect, sock_read=timeouts.read
         )
+        # An answer to a poll is small. One deadline for all of it costs less than a timer for each of its pieces; in a
+        # session of the caller's, which may have fewer connections than there are slots, it would count the wait for one.
+        self._deadlines = Deadlines(timeouts.connect + timeouts.read if session is None else inf)
         self._ssl = ssl
         self._proxy = proxy
         self._trust_env = trust_env
@@ -181,7 +204,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._url = URL(base_url)
         self._path = self._url.raw_path.rstrip("/")
-        self._options: RequestOptions | None = None
+        self._options: tuple[RequestOptions, RequestOptions] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._last: Response | None = None
@@ -260,7 +283,9 @@ class Transport:
             ConnectionFailed: The engine gave no answer.
         """
         session = self._open()
-        options = self._options or await self._make_options()
+        if self._options is None:
+            self._options = await self._make_options()
+        options = self._options[request.lane is Lane.POLL]
         granted_at = await self.limiter.acquire(request.lane)
         told: Attempt | None = None
         try:
@@ -316,13 +341,14 @@ class Transport:
                     raise error_of(response, method="GET", path=path)
                 yield Download(answer)
                 return
-        except (aiohttp.ClientError, OSError, _OnceOnly, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             lost = connection_failed(error)
         raise lost
 
     async def aclose(self) -> None:
         """Close the session, if it is this transport's own."""
         self._closed = True
+        self._deadlines.close()
         session, self._session = self._session, None
         if session is not None and session is not self._foreign_session:
             await session.close()
@@ -354,7 +380,10 @@ class Transport:
     ) -> Response:
         counters = self.counters
         counters.requests += 1
-        counters.polls += request.lane is Lane.POLL
+        polling: asyncio.Task[Any] | None = None
+        if request.lane is Lane.POLL:
+            counters.polls += 1
+            polling = self._deadlines.begin()
         lost: ConnectionFailed
         try:
             answer = await session.request(
@@ -365,13 +394,20 @@ class Transport:
                 **options,
             )
             body = await answer.read()  # which gives the connection back, or closes it where it fails
-        except (aiohttp.ClientError, OSError, _OnceOnly) as error:
+        except (aiohttp.ClientError, OSError) as error:
             lost = connection_failed(error)
+        except asyncio.CancelledError:
+            if not self._deadlines.expired(polling):
+                raise
+            lost = RequestTimeout(NO_ANSWER)
         else:
             if answer.status >= 400:  # an engine may quote the key
                 body = body.replace(self._key.reveal().encode(), MASK.encode())
             self._last = response = Response(answer.status, answer.headers, body, time.time())
             return response
+        finally:
+            if polling is not None:
+                self._deadlines.end(polling)
         # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.
         raise lost
 
@@ -406,10 +442,10 @@ class Transport:
             self._session = self._foreign_session or self._make_session()
         return self._session
 
-    async def _make_options(self) -> RequestOptions:
-        connection = await self.connection_options(self.base_url)
-        self._options = {
-            **connection,
+    async def _make_options(self) -> tuple[RequestOptions, RequestOptions]:
+        """Make what each request is sent with, and each poll."""
+        options: RequestOptions = {
+            **await self.connection_options(self.base_url),
             "headers": CIMultiDict(
                 {
                     "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
@@ -420,15 +456,19 @@ class Transport:
             ),
             "timeout": self._timeout,
             "allow_redirects": False,
-            "middlewares": ONCE_ONLY,
+            "middlewares": ONCE_ONLY if self._foreign_session else (),
         }
-        return self._options
+        if self._deadlines.seconds == inf:
+            return options, options
+        timeout = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=self._timeout.sock_connect)
+        return options, {**options, "timeout": timeout}
 
     def _make_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             # The limiter's slots bound the connections; a pool that is smaller would queue behind its back.
             connector=_Connector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=_OnceOnlyResponse,
         )
 
     def __del__(self) -> None:
@@ -488,5 +528,5 @@ def connection_failed(error: Exception) -> ConnectionFailed:
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError)):
         return ConnectionFailed(f"no connection: {error}", sent=False)
     if isinstance(error, TimeoutError):
-        return RequestTimeout("the engine did not answer in time")
+        return RequestTimeout(NO_ANSWER)
     return ConnectionFailed(f"the connection was lost before the answer was read: {text}")

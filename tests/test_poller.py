@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from aiohttp import web
 
-from tensorpool_async import OperationError, PollPolicy, RateLimiter, TensorPool
+from tensorpool_async import OperationError, PollPolicy, RateLimiter, RequestTimeout, TensorPool, Timeouts
 from tensorpool_async.protocol.tokens import Ticket
 from tests.scripted import ScriptedEngine
 
@@ -163,3 +163,29 @@ async def test_an_operation_that_ended_otherwise_is_polled_no_more(scripted: Scr
         await asyncio.sleep(0.2)
         assert scripted.count(f"GET /request/info/{one}") == 2
         assert tp.statistics().operations == 0
+
+
+async def test_a_poll_that_is_not_answered_in_time_is_made_again(scripted: ScriptedEngine) -> None:
+    engine = Engine(scripted, retry_after="0.01")
+    stalled, hang = asyncio.Event(), asyncio.Event()
+
+    async def stall(_: web.Request) -> web.StreamResponse:
+        stalled.set()
+        await hang.wait()
+        return web.json_response({})
+
+    scripted.handle("GET /request/info/r-0", stall)
+    polling, timeouts = PollPolicy(default=0.01), Timeouts(connect=0.1, read=0.1)
+    try:
+        async with TensorPool("k", base_url=scripted.url, polling=polling, timeouts=timeouts) as tp:
+            operation = tp.operation("r-0")
+            await stalled.wait()
+            with pytest.raises(RequestTimeout) as caught:
+                await operation.refresh()
+            assert caught.value.operation is operation
+            engine.knows(1)
+            await polls_of(engine, 2)
+            assert tp.limiter.statistics().in_flight <= 1
+            assert not operation.done()
+    finally:
+        hang.set()

@@ -1,0 +1,64 @@
+"""A deadline for many attempts at once, for the price of one timer."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import Any
+
+
+class Deadlines:
+    """Ends what takes longer than it may, by cancelling its task, as `asyncio.timeout` does.
+
+    All have the same time, so the one that began first is due first, and one timer does for all. A timer for each costs
+    more than all else that is done here for a request.
+    """
+
+    __slots__ = ("_began", "_overdue", "_timer", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        """Give each `seconds`; `inf` never ends any."""
+        self.seconds = seconds
+        self._began: dict[asyncio.Task[Any], tuple[float, int]] = {}
+        self._overdue: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> asyncio.Task[Any] | None:
+        """Count the time of what the current task begins; return what `end` and `expired` take."""
+        task = asyncio.current_task()
+        if task is None or self.seconds == inf:
+            return None
+        loop = task.get_loop()
+        now = loop.time()
+        self._began[task] = (now, task.cancelling())
+        if self._timer is None:
+            self._timer = loop.call_at(now + self.seconds, self._expire, loop)
+        return task
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Count no longer."""
+        self._began.pop(task, None)
+        self._overdue.discard(task)
+
+    def expired(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a cancellation that was met comes from here, and from nowhere else."""
+        if task is None or task not in self._overdue:
+            return False
+        return task.uncancel() <= self._began[task][1]
+
+    def close(self) -> None:
+        """Set no timer any more, until something begins."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        latest = loop.time() - self.seconds
+        for task, (began, _) in self._began.items():
+            if began > latest:
+                self._timer = loop.call_at(began + self.seconds, self._expire, loop)
+                return
+            if task not in self._overdue:
+                self._overdue.add(task)
+                task.cancel()
