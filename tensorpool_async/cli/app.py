@@ -253,7 +253,7 @@ def reap(
 @app.command(group=FLEETS)
 def watch(
     what: Annotated[
-        str,
+        Path,  # so that files are completed
         Parameter(name="FILE|REQUEST", help="A fleet file, or a request id or the token of an operation."),
     ],
     /,
@@ -278,7 +278,7 @@ def watch(
 
     Example: tpa watch fleet.toml --every 10s
     """
-    return run_coroutine(lambda: watching.watch(what, every, as_json=json))
+    return run_coroutine(lambda: watching.watch(str(what), every, as_json=json))
 
 
 @app.command(group=HELPERS)

@@ -145,11 +145,6 @@ def _title(entry: Entry) -> str:
 
 
 def _say_problem(found: Recovered) -> None:
-    for entry in found.not_carried_out:
-        say(
-            f"tpa: {_title(entry)}: it never reached the engine; do it again if it is still wanted",
-            style="red",
-        )
     if found.problem is not None:
         say(f"tpa: {sentence(found.problem)}; they stay in the journal: run tpa recover again", style="red")
 

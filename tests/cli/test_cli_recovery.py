@@ -113,6 +113,22 @@ async def test_recover_waits_to_the_end(engine: Emulator, tpa: Tpa, leave_behind
     assert (await tpa("recover", "--journal", str(journal))).out == "There is nothing to recover.\n"
 
 
+async def test_an_interrupted_recover_says_how_to_go_on(
+    tpa: Tpa, leave_behind: LeaveBehind, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Emulator(provision_seconds=60.0, retry_after=0.05) as engine:
+        monkeypatch.setenv("TENSORPOOL_ENGINE", engine.url)
+        monkeypatch.setenv("TENSORPOOL_KEY", engine.key)
+        journal = await leave_behind("going-1")
+        polls = engine.record.by_route["GET /request/info/{request_id}"]
+        process = await tpa.start("recover", "--wait", "--journal", str(journal))
+        await until(lambda: engine.record.by_route["GET /request/info/{request_id}"] > polls + 2)
+        ended = await tpa.interrupt(process)
+    assert ended.code == 130
+    assert f"To wait again:  tpa recover --wait --journal {journal}" in ended.err
+    assert len(engine.record.living) == 1
+
+
 async def test_recover_tells_what_failed(engine: Emulator, tpa: Tpa, leave_behind: LeaveBehind) -> None:
     engine.capacity["1xL40S"] = 0
     journal = await leave_behind("going-1")
@@ -151,7 +167,8 @@ async def test_recover_tells_of_a_destroy_that_never_reached_the_engine(
     assert found.code == 1
     assert "destroy cluster" in found.out
     assert "not carried out; do it again" in found.out
-    assert "was not carried out" in found.err
+    assert found.err.startswith("tpa: CLUSTER_RELEASE of ")
+    assert len(found.err.splitlines()) == 1
     assert len(engine.record.living) == 1
 
 

@@ -186,7 +186,6 @@ async def test_a_wait_shows_on_a_terminal_what_is_waited_for(
         (("watch", "missing.toml"), "No such file"),
         (("watch", "fleet.toml", "--every", "soon"), "'soon' is no duration"),
         (("watch", "fleet.toml", "--every", "0s"), "--every"),
-        (("watch", ""), "neither a token nor a request id"),
         (("watch", "tpa1.nonsense"), "token"),
     ],
 )
