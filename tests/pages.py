@@ -42,6 +42,8 @@ LANGUAGES = ("console", "html", "ini", "json", "python", "sh", "text", "toml")
 
 NOT_RUN = {
     "python -m pip install": "the tests change no environment; .ci/run installs in the same way",
+    "python3 -m venv": "the tests run in an environment",
+    ". .venv/bin/activate": "the tests run in an environment",
     "python -m nox -s tests": "it is these tests",
     "python -m nox -s bench": "takes ten minutes and both cores; tests/benchmarks has tests of its own",
     "python -m nox -s demo": "makes an environment; what it runs in it is the line of noxfile.py that is run instead",

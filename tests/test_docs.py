@@ -66,4 +66,4 @@ def test_what_is_not_run_is_known() -> None:
     ]
     for beginning in NOT_RUN:
         assert any(command.startswith(beginning) for command in exempt), f"{beginning} is on no page any more"
-    assert len(exempt) <= 12
+    assert len(exempt) <= 20
