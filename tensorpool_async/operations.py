@@ -254,7 +254,7 @@ class Progress:
             now = _now()
         except RuntimeError:  # no loop runs any more, and nothing is polled
             now = self.next_at
-        return tell(self._machine, self, now)
+        return self._teller.mask(tell(self._machine, self, now))
 
     def next_request(self) -> Request[Any]:
         """Return what to ask next."""

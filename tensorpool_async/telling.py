@@ -181,9 +181,13 @@ class Teller:
         self._followed: dict[str, OperationEvent] = {}
         self._paused_until = 0.0
 
+    def mask(self, text: str) -> str:
+        """Return a text without the key."""
+        return text.replace(self._key.reveal(), MASK)
+
     def clean(self, text: str) -> str:
         """Return a text without the key, and not longer than anybody reads."""
-        return text.replace(self._key.reveal(), MASK)[:LONGEST_TEXT]
+        return self.mask(text)[:LONGEST_TEXT]
 
     def emit(self, event: Event) -> None:
         """Tell one thing."""
@@ -273,17 +277,17 @@ class Teller:
         return self.listened_to or logger.isEnabledFor(level)
 
     def _subject(self, machine: OperationMachine) -> dict[str, Any]:
-        ids = machine.request_ids
+        ids = tuple(self.clean(one) for one in machine.request_ids)
         return {
             "engine": self._engine,
             "kind": None if machine.kind is None else str(machine.kind),
-            "resource_id": machine.resource_id,
+            "resource_id": None if machine.resource_id is None else self.clean(machine.resource_id),
             "request_id": ids[0] if ids else None,
             "request_ids": ids,
         }
 
     def _about(self, request: Request[Any], attempt: int) -> dict[str, Any]:
-        route, found = route_of(request.path)
+        route, found = route_of(self.clean(request.path))
         polls = route == "/request/info/{id}"
         followed = self._followed.get(found or "") if request.lane is Lane.POLL else None
         kind = request.kind if followed is None else followed.kind
@@ -295,7 +299,7 @@ class Teller:
             "lane": request.lane.name.lower(),
             "attempt": attempt,
             "kind": None if kind is None else str(kind),
-            "name": request.name,
+            "name": None if request.name is None else self.clean(request.name),
             "resource_id": (None if polls else found) if followed is None else followed.resource_id,
             "request_id": found if polls else None if followed is None else followed.request_id,
         }
