@@ -67,7 +67,8 @@ class Poller:
         elif operation not in self._followed:
             self._followed.add(operation)
             loop = asyncio.get_running_loop()
-            self._schedule(operation, loop.time() + delay)
+            self._count += 1
+            heapq.heappush(self._heap, (loop.time() + delay, self._count, operation))
             self._set_timer(loop)
 
     async def aclose(self) -> None:
@@ -85,10 +86,6 @@ class Poller:
             self._heap.clear()
             while self._followed:
                 self._followed.pop().end(_closed())
-
-    def _schedule(self, operation: Pollable, due: float) -> None:
-        self._count += 1
-        heapq.heappush(self._heap, (due, self._count, operation))
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         """See that something looks at the earliest entry in time: a timer, or the workers, if all are at work."""
@@ -141,7 +138,8 @@ class Poller:
                 if delay is None:
                     self._followed.discard(operation)
                 else:
-                    self._schedule(operation, now + delay)
+                    self._count += 1
+                    heapq.heappush(self._heap, (now + delay, self._count, operation))
                 operation = self._next(now)
         finally:
             # Here and not in a callback of the task, which would come later: what falls due in between would see a

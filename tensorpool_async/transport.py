@@ -282,7 +282,9 @@ class Transport:
         Raises:
             ConnectionFailed: The engine gave no answer.
         """
-        session = self._open()
+        session = self._session
+        if session is None or asyncio.get_running_loop() is not self._loop:
+            session = self._open()
         if self._options is None:
             self._options = await self._make_options()
         options = self._options[request.lane is Lane.POLL]
@@ -393,7 +395,11 @@ class Transport:
                 data=None if request.json is None else json.dumps(request.json).encode(),
                 **options,
             )
-            body = await answer.read()  # which gives the connection back, or closes it where it fails
+            content = answer.content
+            if content.is_eof() and request.json is None:  # as most answers that come in one piece
+                body = content.read_nowait()
+            else:
+                body = await answer.read()  # which gives the connection back, or closes it where it fails
         except (aiohttp.ClientError, OSError) as error:
             lost = connection_failed(error)
         except asyncio.CancelledError:

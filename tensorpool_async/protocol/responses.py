@@ -28,7 +28,7 @@ _read_json = json.JSONDecoder().raw_decode
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
-@attrs.frozen
+@attrs.define  # and not frozen, which triples what making one costs: there is one for each poll
 class Response:
     """What came back: not yet known to be good or readable.
 
