@@ -110,7 +110,7 @@ def _submitted(trip: Trip | None) -> list[str]:
     if trip.waited >= SHORTEST_WAIT:
         parts.append(f"waited {trip.waited:.1f} s for its turn")
     if trip.rate_limited:
-        parts.append(f"asked to wait {_times(trip.rate_limited)} (429), {trip.paused:.1f} s in all")
+        parts.append(f"rate-limited {_times(trip.rate_limited)}, {trip.paused:.1f} s in all")
     if trip.attempts > 1:
         parts.append(f"sent {_times(trip.attempts)}")
     return parts
@@ -120,13 +120,13 @@ def _followed(machine: OperationMachine, times: Times, now: float) -> list[str]:
     if times.began is None:
         return []
     until = times.next_at if _ended(machine) else now
-    parts = [f"followed for {until - times.began:.1f} s, polled {_times(machine.polls)}"]
+    parts = [f"followed for {until - times.began:.1f} s, {_polled(machine.polls)}"]
     troubles = times.troubles
     if troubles is not None:
         if troubles.retrying:
             parts.append(f"RETRYING {_times(troubles.retrying)}")
         if troubles.rate_limited:
-            parts.append(f"polls asked to wait {_times(troubles.rate_limited)} (429)")
+            parts.append(f"polls rate-limited {_times(troubles.rate_limited)}")
         if troubles.failed:
             parts.append(f"polls without an answer: {troubles.failed}")
     return parts
@@ -152,5 +152,9 @@ def _ended(machine: OperationMachine) -> bool:
 
 
 def _times(count: int) -> str:
-    words = {0: "not yet", 1: "once", 2: "twice"}
+    words = {1: "once", 2: "twice"}
     return words.get(count) or f"{count} times"
+
+
+def _polled(count: int) -> str:
+    return f"polled {_times(count)}" if count else "not polled yet"
