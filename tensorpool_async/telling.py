@@ -100,7 +100,7 @@ LINES: dict[type[Any], tuple[int, str]] = {
         "{0.subject} has ended as {0.outcome} after {0.seconds:.1f} s and {0.polls} polls",
     ),
 }
-"""What is written to the log of an event, and at which level."""
+"""What is written to the log of an event, and at which level. The record has the event itself as `event`."""
 
 NO_LINE = (logging.NOTSET, "")
 
@@ -318,4 +318,4 @@ def _log(event: Event) -> None:
     """Write an event to the log, if anybody reads that."""
     level, line = LINES.get(type(event), NO_LINE)
     if level and logger.isEnabledFor(level):
-        logger.log(level, "%s", line.format(event))
+        logger.log(level, "%s", line.format(event), extra={"event": event})
