@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import attrs
@@ -70,6 +71,7 @@ class Books:
         self._transport = transport
         self._intending: list[Intent] = []
         self._sending: set[int] = set()
+        self._ending: set[int] | None = None
         self._operations: dict[int, Operation[Any]] = {}
 
     @property
@@ -125,6 +127,15 @@ class Books:
             (one.sent_at, one.path, one.name) for one in self._intending
         ]
 
+    @contextmanager
+    def ending(self) -> Generator[set[int]]:
+        """Collect the entries that end meanwhile: a journal that is read at that time may still show them in flight."""
+        self._ending = ended = set[int]()
+        try:
+            yield ended
+        finally:
+            self._ending = None
+
     async def record(
         self,
         request: Request[Any],
@@ -176,7 +187,7 @@ class Books:
 
     def close_entry(self, entry: Entry, outcome: str) -> None:
         """Write down that nothing more will come of an entry."""
-        self.journal.end(entry.id, outcome, self._transport.now())
+        self._close(self.journal, entry.id, outcome)
 
     def gone(self, resource_id: str) -> None:
         """Write down that a resource is no longer there."""
@@ -231,7 +242,7 @@ class Books:
         except BaseException as error:
             outcome = departure.outcome(error)
             if outcome is not None:
-                journal.end(entry, outcome, self._transport.now())
+                self._close(journal, entry, outcome)
             raise
 
     async def _accept(self, entry: int, ticket: Ticket) -> None:
@@ -253,7 +264,12 @@ class Books:
             outcome = "the engine no longer knows it"
         else:
             return  # it goes on at the engine, and is there to be recovered
-        self.journal.end(entry, outcome, self._transport.now())
+        self._close(self.journal, entry, outcome)
+
+    def _close(self, journal: Journal, entry: int, outcome: str) -> None:
+        if self._ending is not None:
+            self._ending.add(entry)
+        journal.end(entry, outcome, self._transport.now())
 
 
 class _Departure:

@@ -84,8 +84,9 @@ class Recovery:
                 the journal, and the others are given by the next call.
         """
         async with self._turn:
-            entries = await (await self._books.opened()).take_over(self._books.engine)
-            mine = [entry for entry in entries if self._is_lost(entry)]
+            with self._books.ending() as ended:
+                entries = await (await self._books.opened()).take_over(self._books.engine)
+            mine = [entry for entry in entries if entry.id not in ended and self._is_lost(entry)]
             found = await asyncio.gather(*(self._find(entry) for entry in mine), return_exceptions=True)
             problems: list[BaseException] = []
             operations: list[Operation[Any]] = []
