@@ -18,7 +18,7 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         """Give each `seconds`; `inf` never ends any."""
-        self.seconds = seconds
+        self.seconds: float = seconds
         self._began: dict[asyncio.Task[Any], tuple[float, int]] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
