@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,29 +17,28 @@ from tensorpool_async.bookkeeping import Books
 from tensorpool_async.config import Timeouts, find_base_url, find_key
 from tensorpool_async.events import Dispatcher, FleetMemberChanged
 from tensorpool_async.flow.limiter import Limiter, LimiterStatistics, RateLimiter
-from tensorpool_async.journal import Entry, Journal
-from tensorpool_async.models.account import Health
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
 from tensorpool_async.protocol import tokens
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
-from tensorpool_async.resources.account import Account, alive_request, health_request
-from tensorpool_async.resources.clusters import Clusters
-from tensorpool_async.resources.jobs import Jobs
-from tensorpool_async.resources.object_storage import ObjectStorage
-from tensorpool_async.resources.reconciling import Reconciler
-from tensorpool_async.resources.recovery import Leftover, Recovery
-from tensorpool_async.resources.ssh import SSH
-from tensorpool_async.resources.storage import Storage
 from tensorpool_async.secrets import Secret
 from tensorpool_async.submissions import Submitter
 from tensorpool_async.transport import Transport
-from tensorpool_async.websocket import Sockets
 
 
 if TYPE_CHECKING:
     from tensorpool_async.fleet import Fleet, FleetSession
+    from tensorpool_async.journal import Entry, Journal
+    from tensorpool_async.models.account import Health
+    from tensorpool_async.resources.account import Account
+    from tensorpool_async.resources.clusters import Clusters
+    from tensorpool_async.resources.jobs import Jobs
+    from tensorpool_async.resources.object_storage import ObjectStorage
+    from tensorpool_async.resources.reconciling import Reconciler
+    from tensorpool_async.resources.recovery import Leftover, Recovery
+    from tensorpool_async.resources.ssh import SSH
+    from tensorpool_async.resources.storage import Storage
 
 
 @attrs.frozen(kw_only=True)
@@ -83,14 +83,6 @@ class TensorPool:
       `AmbiguousOutcomeError`.
     - After 429, or 503 with Retry-After, all requests of the limiter wait as long as the engine asks, and go on.
     - Other refusals are raised at once.
-
-    Attributes:
-        clusters: Clusters of GPUs.
-        storage: Storage volumes.
-        jobs: Jobs on clusters.
-        object_storage: The organization's object storage.
-        ssh: SSH keys, and how to log in.
-        account: The user, the organization, and preferences.
     """
 
     def __init__(
@@ -152,15 +144,64 @@ class TensorPool:
         self._poller = Poller(self._transport)
         books = Books(_journal_of(journal), self._base_url, self._transport)
         self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), books)
-        sockets = Sockets(self._transport, key)
-        reconciler = Reconciler(self._submitter)
-        self.clusters: Clusters = Clusters(self._transport, self._submitter, reconciler)
-        self.storage: Storage = Storage(self._transport, self._submitter, reconciler)
-        self.jobs: Jobs = Jobs(self._transport, self._submitter, sockets, self._events)
-        self.object_storage: ObjectStorage = ObjectStorage(self._transport)
-        self.ssh: SSH = SSH(self._transport)
-        self.account: Account = Account(self._transport)
-        self._recovery = Recovery(books, self._submitter, reconciler, self.clusters, self.storage)
+        self._key = key
+
+    # What follows is loaded when it is first asked for: hardly any program needs all of it.
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """Clusters of GPUs."""
+        from tensorpool_async.resources.clusters import Clusters
+
+        return Clusters(self._transport, self._submitter, self._reconciler)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Storage volumes."""
+        from tensorpool_async.resources.storage import Storage
+
+        return Storage(self._transport, self._submitter, self._reconciler)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Jobs on clusters."""
+        from tensorpool_async.resources.jobs import Jobs
+        from tensorpool_async.websocket import Sockets
+
+        return Jobs(self._transport, self._submitter, Sockets(self._transport, self._key), self._events)
+
+    @cached_property
+    def object_storage(self) -> ObjectStorage:
+        """The organization's object storage."""
+        from tensorpool_async.resources.object_storage import ObjectStorage
+
+        return ObjectStorage(self._transport)
+
+    @cached_property
+    def ssh(self) -> SSH:
+        """SSH keys, and how to log in."""
+        from tensorpool_async.resources.ssh import SSH
+
+        return SSH(self._transport)
+
+    @cached_property
+    def account(self) -> Account:
+        """The user, the organization, and preferences."""
+        from tensorpool_async.resources.account import Account
+
+        return Account(self._transport)
+
+    @cached_property
+    def _reconciler(self) -> Reconciler:
+        from tensorpool_async.resources.reconciling import Reconciler
+
+        return Reconciler(self._submitter)
+
+    @cached_property
+    def _recovery(self) -> Recovery:
+        from tensorpool_async.resources.recovery import Recovery
+
+        return Recovery(self._submitter.books, self._submitter, self._reconciler, self.clusters, self.storage)
 
     @property
     def base_url(self) -> str:
@@ -302,10 +343,14 @@ class TensorPool:
             AuthenticationError: The key is wrong (401).
             StatusError: The engine does not want this client.
         """
+        from tensorpool_async.resources.account import health_request
+
         return await self._transport.send(health_request())
 
     async def alive(self) -> Health:
         """Ask whether the engine is there, whatever the key (`GET /healthz`)."""
+        from tensorpool_async.resources.account import alive_request
+
         return await self._transport.send(alive_request())
 
     def statistics(self) -> Statistics:
