@@ -52,10 +52,12 @@ class Telemetry:
 
     def points(self, name: str) -> list[Any]:
         """Return the data points of a metric."""
-        data: Any = self._reader.get_metrics_data()
+        data = self._reader.get_metrics_data()
+        if data is None:
+            return []
         metrics = [
             metric
-            for resource in ([] if data is None else data.resource_metrics)
+            for resource in data.resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
         ]
