@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast, get_type_hints
+from typing import Any
 
 import pytest
 
@@ -155,16 +155,6 @@ def test_each_error_is_explained() -> None:
 
 def test_the_exports_are_sorted() -> None:
     assert tensorpool_async.__all__ == sorted(tensorpool_async.__all__)
-
-
-def test_annotations_can_be_resolved() -> None:
-    """Tools that read annotations at run time, such as dependency injection, get them all."""
-    for name in tensorpool_async.__all__:
-        thing: Any = getattr(tensorpool_async, name)
-        if inspect.isclass(thing) and not issubclass(thing, BaseException):
-            for _, what in members_of(cast("type[Any]", thing)):
-                if inspect.isfunction(what) and "fleet" not in what.__name__:
-                    get_type_hints(what)
 
 
 @pytest.fixture(scope="module")
