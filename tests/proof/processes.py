@@ -47,7 +47,7 @@ LATE_LISTS = Fault(FaultKind.LIST_LAG, times=None, seconds=0.1)
 LONG_LOOKS = 0.2
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["__main__", "tensorpool_async.fleet", "tests.proof.processes"])
+_processes.set_forkserver_preload(["tensorpool_async.fleet", "tests.proof.processes"])
 
 
 def tell(text: str) -> None:
