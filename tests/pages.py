@@ -24,6 +24,7 @@ from configparser import ConfigParser
 from contextlib import ExitStack, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from textwrap import dedent
 from types import TracebackType
 from typing import Any, Self
 
@@ -58,6 +59,7 @@ PLUGINS_OFF = "-p no:cacheprovider -p no:schemathesis -p no:hypothesispytest"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f reader@example"
 
 _FILE_NAME = re.compile(r"# (?P<name>[\w./-]+\.\w+)\n")
+_LITERAL_BLOCK = re.compile(r"(?m)^.*::\n\n((?:(?:    .*)?\n)+)")
 _PORT = re.compile(r"--port[ =](\d+)")
 
 
@@ -204,8 +206,12 @@ class Place:
 
     def _execute(self, block: Block) -> None:
         example = block.example
-        source = "\n" * example.line + self._mapped(block.source)
-        code = compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        self.execute("\n" * example.line + block.source, example.path)
+
+    def execute(self, source: str, path: str) -> None:
+        """Run a text, which may await at its top level."""
+        source = self._mapped(source)
+        code = compile(source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         left = self.namespace.get("tp")
         if left is None or left.closed:
             self.namespace["tp"] = self._clients[0]
@@ -346,6 +352,19 @@ def commands_of(source: str) -> Iterator[tuple[str, list[str]]]:
             expected.append(line.rstrip())
     assert command is not None, "a console block without a command: `$ ` begins one"
     yield command, expected
+
+
+def docstring_examples() -> list[tuple[str, int, str]]:
+    """Return the module, the line and the text of each example in a docstring of the package."""
+    found: list[tuple[str, int, str]] = []
+    for path in sorted((ROOT / "tensorpool_async").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = (ast.get_docstring(node) or "") + "\n"
+                line = node.body[0].lineno if node.body else 0
+                found += [(module, line, dedent(block)) for block in _LITERAL_BLOCK.findall(text)]
+    return found
 
 
 def without_comment(command: str) -> str:

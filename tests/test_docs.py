@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from fastapi.sse import EventSourceResponse
 
-from tests.pages import LANGUAGES, NOT_RUN, Page, all_pages
+from tensorpool_async import TensorPool
+from tests.pages import LANGUAGES, NOT_RUN, Page, Place, all_pages, docstring_examples
 
 
 PAGES = {page.name: page for page in all_pages()}
 BLOCKS = [(page.name, index) for page in PAGES.values() for index in range(len(page.blocks))]
+EXAMPLES = [example for example in docstring_examples() if "├" not in example[2]]
+"""The examples in docstrings, without the tree of errors."""
 
 NO_CODE = {"eval-rst", "toctree", "operation-states", "retry-table", "note", "warning"}
 """Directives of the pages that hold no code."""
@@ -41,6 +47,17 @@ def test_each_block_runs(
 ) -> None:
     name, index = block
     pages[name].run(index, tmp_path_factory.mktemp("page"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example[0]}:{example[1]}")
+def test_each_example_of_a_docstring_runs(example: tuple[str, int, str], tmp_path: Path) -> None:
+    """In the namespace of its module, since a docstring says where it stands."""
+    module, _, source = example
+    (tmp_path / "fleet.toml").write_text('name = "sweep"\n[clusters.eval]\ninstance_type = "1xH100"\n')
+    with Place(tmp_path) as place, place.entered():
+        place.namespace |= {"TensorPool": TensorPool, "EventSourceResponse": EventSourceResponse}
+        place.namespace |= vars(importlib.import_module(module))
+        place.execute(source, module)
 
 
 def test_no_block_is_overlooked() -> None:

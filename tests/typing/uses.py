@@ -154,14 +154,14 @@ async def fleets(tp: TensorPool) -> None:
     assert_type(await session.up(), FleetReport)
     assert_type(await session.status(), FleetReport)
     assert_type((await session.down()).members, tuple[MemberReport, ...])
-    async with tp.fleet("fleet.toml") as members:
+    async with tp.fleet("fleet.toml", on_failure="keep", min_ready=3, rollback_timeout=60) as members:
         assert_type(members, FleetMembers)
         assert_type(members[0], Cluster)
         assert_type(members["sweep-trainer-0"], Cluster)
         assert_type(members[1:], tuple[Cluster, ...])
         assert_type(members.group("trainer"), list[Cluster])
         assert_type(members.volumes, Mapping[str, StorageVolume])
-    async with FleetSession(tp, fleet, on_failure="keep", min_ready=3, rollback_timeout=60) as members:
+    async with FleetSession(tp, fleet) as members:
         for cluster in members:
             assert_type(cluster, Cluster)
 
