@@ -16,9 +16,9 @@ from aiohttp import web
 from tensorpool_async import (
     AmbiguousOutcomeError,
     ConfigurationError,
+    ConnectionFailed,
     InsufficientBalance,
     JournalError,
-    NotFound,
     OperationFailed,
     PollPolicy,
     RateLimiter,
@@ -269,15 +269,6 @@ async def test_a_refused_create_is_closed(tp: TensorPool, emulator: Emulator) ->
     assert emulator.record.by_route["GET /cluster/list"] == 0, "there is nothing to look for"
 
 
-async def test_an_engine_that_lastingly_knows_nothing_ends_it(
-    odd: TensorPool, scripted: ScriptedEngine
-) -> None:
-    scripted.answer(CREATE, {"cluster_id": "c-1", "request_id": "r-1"}, status=202)
-    with pytest.raises(NotFound):
-        await odd.clusters.create("8xH100").result()
-    assert await states(odd) == [(EntryState.ENDED, "the engine no longer knows it")]
-
-
 async def test_a_key_that_was_revoked_leaves_it_to_be_recovered(
     odd: TensorPool, scripted: ScriptedEngine
 ) -> None:
@@ -338,6 +329,13 @@ async def test_an_unclear_outcome_stays(odd: TensorPool, scripted: ScriptedEngin
     scripted.answer("GET /cluster/info/mine", "down", status=502)
     with pytest.raises(AmbiguousOutcomeError):
         await odd.clusters.create("8xH100", name="mine")
+    assert await states(odd) == [(EntryState.INTENT, None)]
+
+
+async def test_a_destroy_whose_answers_were_all_lost_stays(odd: TensorPool, scripted: ScriptedEngine) -> None:
+    scripted.handle("DELETE /cluster/c-1", drop)
+    with pytest.raises(ConnectionFailed):
+        await odd.clusters.destroy("c-1")
     assert await states(odd) == [(EntryState.INTENT, None)]
 
 

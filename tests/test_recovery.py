@@ -165,6 +165,26 @@ async def test_what_is_under_way_in_this_process_is_left_alone(tp: TensorPool, e
     assert await outcomes(tp) == ["COMPLETED"] * 10
 
 
+class SlowJournal(SQLiteJournal):
+    """Tells late that an intent was written down."""
+
+    async def intend(self, intent: Intent) -> int:
+        entry = await super().intend(intent)
+        await asyncio.sleep(0.1)
+        return entry
+
+
+async def test_what_is_about_to_be_sent_is_left_alone(emulator: Emulator, path: Path) -> None:
+    async with TensorPool(emulator.key, base_url=emulator.url, journal=SlowJournal(path), retry=QUICK) as tp:
+        task = asyncio.create_task(tp.clusters.create("8xH100", name="mine").result())
+        while not await tp.journal_entries():
+            await asyncio.sleep(0)
+        assert await tp.recover() == []
+        assert emulator.record.requests == 0, "it was sent, so the test shows nothing"
+        await task
+        assert await outcomes(tp) == ["COMPLETED"]
+
+
 async def test_what_another_living_client_holds_is_left_alone(
     tp: TensorPool, emulator: Emulator, path: Path
 ) -> None:
