@@ -175,6 +175,7 @@ class Machine(RuleBasedStateMachine):
             mine, actions = actions, None
             async with self._client() as tp:
                 await _together(tp, mine)
+            await asyncio.sleep(0)  # a scope that was cancelled while the journal closed tells so here
 
         by, again = means
         self._do(_settled(self._client_now))  # so that the walk meets no tasks but its own
