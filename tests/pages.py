@@ -140,7 +140,6 @@ class Place:
             "PATH": os.pathsep.join(
                 [str(folder / "programs"), str(Path(sys.executable).parent), os.environ["PATH"]]
             ),
-            "PYTHONPATH": str(ROOT),
             "COLUMNS": "120",
         }
         self._clients: list[TensorPool] = []
