@@ -243,7 +243,7 @@ def reap(
     Where there is no terminal to ask at, and no --yes, it only lists, and exits with 2.
 
     With --json: leftovers (each: name, kind, id, age, hourly_rate, fate, error), hourly_cost. The fate is LEFT,
-    DESTROYED, FAILED, or TAKEN by another process.
+    DESTROYED, FAILED, or TAKEN by another process, also where it was gone already.
 
     Example: tpa reap --older 2h --journal tensorpool.db
     """

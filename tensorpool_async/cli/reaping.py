@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Sequence
 from enum import StrEnum
@@ -17,17 +16,12 @@ from tensorpool_async.cli.asking import can_ask, confirmed
 from tensorpool_async.cli.durations import age
 from tensorpool_async.cli.journals import client, command
 from tensorpool_async.cli.printing import counted, money, rate_cell, say, show, show_json, show_table
-from tensorpool_async.cli.recovering import Recovered, find_again
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import TensorPoolError
 from tensorpool_async.fleet.account import sentence
 from tensorpool_async.fleet.plan import total
-from tensorpool_async.journal import EntryState
 from tensorpool_async.models import OperationKind
 from tensorpool_async.resources.recovery import Leftover
-
-
-CREATIONS = (OperationKind.CLUSTER_CLAIM, OperationKind.STORAGE_CREATE)
 
 
 class Fate(StrEnum):
@@ -37,10 +31,10 @@ class Fate(StrEnum):
     DESTROYED = "DESTROYED"
     FAILED = "FAILED"
     TAKEN = "TAKEN"
-    """Another process took it first, and goes on with it."""
+    """It was gone already, or another process took it first, and goes on with it."""
 
 
-WORDS = {Fate.DESTROYED: "destroyed", Fate.TAKEN: "taken by another process, which goes on with it"}
+WORDS = {Fate.DESTROYED: "destroyed", Fate.TAKEN: "gone already, or taken by another process"}
 
 
 @attrs.define
@@ -70,32 +64,18 @@ class Reaping:
 async def reap(journal: Path, *, older: float, yes: bool, as_json: bool) -> int:
     """Destroy what was made as ephemeral, or with a `ttl` that is over, and outlived its owner."""
     async with client(journal) as tp:
-        found = await _recovered(tp)
-        incomplete = found is not None and found.problem is not None
-        if found is not None and found.problem is not None:
-            say(f"tpa: {sentence(found.problem)}; what they made may be missing here", style="red")
         reaping = Reaping(await tp.leftovers(older=older))
         if not as_json:
             _show_leftovers(reaping.leftovers)
         code = DONE
         if reaping.leftovers:
             try:
-                code = await _destroy_if_wanted(tp, reaping, found, yes=yes)
+                code = await _destroy_if_wanted(tp, reaping, yes=yes)
             except asyncio.CancelledError:
                 code = _interrupted(reaping, journal)
     if as_json:
         show_json(_document(reaping))
-    return code or (FAILED if incomplete else DONE)
-
-
-async def _recovered(tp: TensorPool) -> Recovered | None:
-    """Recover, where creations are in flight that nobody holds: only then is it known what they made."""
-    entries = await tp.journal_entries()
-    lost = any(
-        entry.intent.kind in CREATIONS and entry.state is not EntryState.ENDED and not entry.owner_alive
-        for entry in entries
-    )
-    return await find_again(tp) if lost else None
+    return code
 
 
 def _show_leftovers(leftovers: Sequence[Leftover]) -> None:
@@ -119,7 +99,7 @@ def _cost(leftovers: Sequence[Leftover]) -> float | None:
     return total(one.hourly_rate for one in leftovers)
 
 
-async def _destroy_if_wanted(tp: TensorPool, reaping: Reaping, found: Recovered | None, *, yes: bool) -> int:
+async def _destroy_if_wanted(tp: TensorPool, reaping: Reaping, *, yes: bool) -> int:
     count = len(reaping.leftovers)
     if not yes:
         if not can_ask():
@@ -131,7 +111,7 @@ async def _destroy_if_wanted(tp: TensorPool, reaping: Reaping, found: Recovered 
         if not await confirmed(f"Destroy {'it' if count == 1 else f'these {count}'}?"):
             say("Nothing was destroyed.")
             return DONE
-    await _destroy(tp, reaping, found)
+    await _destroy(tp, reaping)
     left = reaping.left
     gone = sum(reaping.fate(one) is Fate.DESTROYED for one in reaping.leftovers)
     if left:
@@ -141,18 +121,13 @@ async def _destroy_if_wanted(tp: TensorPool, reaping: Reaping, found: Recovered 
     return FAILED if left else DONE
 
 
-async def _destroy(tp: TensorPool, reaping: Reaping, found: Recovered | None) -> None:
+async def _destroy(tp: TensorPool, reaping: Reaping) -> None:
     """Destroy all of it side by side, and tell of each."""
     begin = time.monotonic()
     width = max(len(one.name or "") for one in reaping.leftovers)
-    creations = {operation.resource_id: operation for _, operation in (found.going if found else ())}
 
     async def destroy(leftover: Leftover) -> None:
         try:
-            creation = creations.get(leftover.resource_id)
-            if creation is not None:
-                with contextlib.suppress(TensorPoolError):
-                    await creation  # never in the middle of its creation
             fate = Fate.DESTROYED if await tp.reap(leftover) else Fate.TAKEN
         except TensorPoolError as failure:
             fate = Fate.FAILED
