@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
+from copy import copy
 from typing import Any, Generic, TypeVar, cast
 
 from tensorpool_async.errors import OperationError, OperationTimeout, TensorPoolError
@@ -245,7 +246,8 @@ class Progress:
         if self.began is None:
             self.began = _now()
             self.next_at = self.began + delay
-            self.trip = trip if trip is not None and trip.eventful else None
+            # A copy: what runs later in the submission's context may still write into its own.
+            self.trip = copy(trip) if trip is not None and trip.eventful else None
             self._teller.accepted(self._machine, resumed=not accepted)
 
     def explain(self) -> str:

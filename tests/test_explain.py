@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import pickle
 import re
+from contextvars import Context, copy_context
 
 import pytest
 
 from tensorpool_async import (
+    NotFound,
     OperationError,
     OperationFailed,
     OperationKind,
@@ -21,6 +23,7 @@ from tensorpool_async import (
     TensorPool,
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
+from tensorpool_async.events import Event, OperationAccepted
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.tokens import Ticket
 from tensorpool_async.story import Trip, Troubles, tell
@@ -134,13 +137,36 @@ async def test_a_timeout_tells_where_the_operation_stands() -> None:
                 assert 3.5 < float(note.rpartition("next poll in ")[2].removesuffix(" s")) <= 5.5
 
 
-async def test_a_closed_client_gives_it_up(emulator: Emulator) -> None:
-    async with TensorPool(emulator.key, base_url=emulator.url) as tp:
-        operation = await tp.clusters.create("1xH100")
-    with pytest.raises(OperationError) as caught:
-        await operation
+async def test_a_closed_client_gives_it_up() -> None:
+    async with Emulator(provision_seconds=30, retry_after=30) as engine:
+        async with TensorPool(engine.key, base_url=engine.url, polling=PollPolicy(initial=30)) as tp:
+            operation = await tp.clusters.create("1xH100")
+        with pytest.raises(OperationError) as caught:
+            await operation
     (note,) = notes_of(caught.value)
-    assert note.splitlines()[-1].startswith("given up: the client was closed")
+    _, followed, standing = note.splitlines()
+    assert re.fullmatch(r"followed for \d\.\d s, not polled yet", followed), (
+        "until its end, not until its next poll"
+    )
+    assert standing.startswith("given up: the client was closed")
+
+
+async def test_what_is_sent_later_is_no_part_of_the_story(emulator: Emulator) -> None:
+    contexts: list[Context] = []
+
+    def keep_the_context(event: Event) -> None:
+        if isinstance(event, OperationAccepted):
+            contexts.append(copy_context())
+
+    emulator.faults.add(Fault(FaultKind.RATE_LIMITED, path="/cluster/create", seconds=0.1))
+    async with TensorPool(emulator.key, base_url=emulator.url, on_event=keep_the_context) as tp:
+        operation = await tp.clusters.create("1xH100")
+        await operation
+        story = operation.explain()
+        assert "sent twice" in story
+        with pytest.raises(NotFound):
+            await asyncio.create_task(tp.jobs.delete("j-none"), context=contexts[0])
+    assert operation.explain() == story
 
 
 def test_an_operation_that_nobody_follows_tells_what_is_known() -> None:
