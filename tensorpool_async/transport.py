@@ -130,13 +130,15 @@ class ConnectionOptions(TypedDict):
     proxy: str | URL | None
 
 
-class RequestOptions(ConnectionOptions):
-    """What aiohttp takes for each request to the engine, made once for all of them."""
+class RequestOptions(TypedDict, total=False):
+    """What aiohttp takes for each request to the engine, made once for all of them: what its session does not say."""
 
     headers: CIMultiDict[str]
     timeout: aiohttp.ClientTimeout
     allow_redirects: bool
     middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
+    ssl: SSLContext | bool | aiohttp.Fingerprint
+    proxy: str | URL | None
 
 
 class Download:
@@ -202,6 +204,7 @@ class Transport:
         self._trust_env = trust_env
         self._foreign_session = session
         self._session: aiohttp.ClientSession | None = None
+        self._keyless_session: aiohttp.ClientSession | None = None
         self._url = URL(base_url)
         self._path = self._url.raw_path.rstrip("/")
         self._options: tuple[RequestOptions, RequestOptions] | None = None
@@ -285,9 +288,7 @@ class Transport:
         session = self._session
         if session is None or asyncio.get_running_loop() is not self._loop:
             session = self._open()
-        if self._options is None:
-            self._options = await self._make_options()
-        options = self._options[request.lane is Lane.POLL]
+        options = (self._options or await self._make_options())[request.lane is Lane.POLL]
         granted_at = await self.limiter.acquire(request.lane)
         told: Attempt | None = None
         try:
@@ -300,7 +301,7 @@ class Transport:
             if exchange is None:
                 response = await self._exchange(session, request, options)
             else:
-                response = await exchange(session, request)
+                response = await exchange(self._open_keyless(session), request)
         except BaseException as error:
             self.limiter.release(granted_at)
             if told is not None:
@@ -329,7 +330,7 @@ class Transport:
             StatusError: The server refused it.
             ConnectionFailed: The connection was not made, or lost on the way.
         """
-        session = self._open()
+        session = self._open_keyless(self._open())
         options = await self.connection_options(url)
         headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag else {}
         path = url.partition("?")[0]  # what follows is the signature: a secret
@@ -352,6 +353,9 @@ class Transport:
         self._closed = True
         self._deadlines.close()
         session, self._session = self._session, None
+        keyless, self._keyless_session = self._keyless_session, None
+        if keyless is not None:
+            await keyless.close()
         if session is not None and session is not self._foreign_session:
             await session.close()
 
@@ -450,38 +454,64 @@ class Transport:
 
     async def _make_options(self) -> tuple[RequestOptions, RequestOptions]:
         """Make what each request is sent with, and each poll."""
-        options: RequestOptions = {
-            **await self.connection_options(self.base_url),
-            "headers": CIMultiDict(
-                {
-                    "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
-                    "Accept": "application/json",
-                    "Content-Type": "application/json",
-                    "User-Agent": f"tensorpool-async/{VERSION}",
-                }
-            ),
-            "timeout": self._timeout,
-            "allow_redirects": False,
-            "middlewares": ONCE_ONLY if self._foreign_session else (),
-        }
-        if self._deadlines.seconds == inf:
-            return options, options
-        timeout = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=self._timeout.sock_connect)
-        return options, {**options, "timeout": timeout}
+        options: RequestOptions = {"allow_redirects": False, "timeout": self._timeout}
+        connection = await self.connection_options(self.base_url)
+        if connection["ssl"] is not True:
+            options["ssl"] = connection["ssl"]
+        if connection["proxy"] is not None:
+            options["proxy"] = connection["proxy"]
+        if self._foreign_session is not None:
+            options["headers"] = self._headers()
+            options["middlewares"] = ONCE_ONLY
+        polling = options.copy()
+        if self._deadlines.seconds < inf:
+            del polling["timeout"]  # that of the session has none for its answers
+        self._options = options, polling
+        return self._options
+
+    def _headers(self) -> CIMultiDict[str]:
+        return CIMultiDict(
+            {
+                "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+                "User-Agent": f"tensorpool-async/{VERSION}",
+            }
+        )
 
     def _make_session(self) -> aiohttp.ClientSession:
+        # What a session says costs less than what each request says, so it says all that polls need.
         return aiohttp.ClientSession(
             # The limiter's slots bound the connections; a pool that is smaller would queue behind its back.
             connector=_Connector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=None, sock_connect=self._timeout.sock_connect, sock_read=None
+            ),
             response_class=_OnceOnlyResponse,
         )
+
+    def _open_keyless(self, session: aiohttp.ClientSession) -> aiohttp.ClientSession:
+        """Return a session with the same connections that does not send the key by itself."""
+        if session is self._foreign_session:
+            return session
+        if self._keyless_session is None:
+            self._keyless_session = aiohttp.ClientSession(
+                connector=session.connector,
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                response_class=_OnceOnlyResponse,
+            )
+        return self._keyless_session
 
     def __del__(self) -> None:
         session = getattr(self, "_session", None)
         if session is None or session is self._foreign_session or session.closed:
             return
-        session.detach()  # its own warning would be a second one
+        for one in (session, self._keyless_session):
+            if one is not None:
+                one.detach()  # its own warning would be a second one
         warnings.warn(
             "a TensorPool client was not closed: use `async with`, or `await tp.aclose()`",
             ResourceWarning,
