@@ -18,7 +18,7 @@ from typing import Any, cast
 import attrs
 
 from tensorpool_async.errors import JournalError
-from tensorpool_async.journal.files import identity, make_folders, secure, sync_folder
+from tensorpool_async.journal.files import check, identity, make_folders, narrow, sync_folder
 from tensorpool_async.journal.owners import Owner
 from tensorpool_async.journal.records import DESTROYED, NOT_MADE, REFUSED, Entry, EntryState, Intent
 from tensorpool_async.models.enums import OperationKind
@@ -163,9 +163,10 @@ class Database:
         self._busy_timeout = busy_timeout
         with self._explained(), contextlib.ExitStack() as undo:
             make_folders(self.path.parent)
-            found = secure(self.path)
+            found = check(self.path)
             if found:
-                self._inspect()
+                self._inspect()  # before anything is done to it: a mistaken path may be any file
+                self._narrow()
             self.owner: Owner = Owner(self.path.with_name(self.path.name + "-owners"))
             undo.callback(self.owner.release)
             if not found:
@@ -264,7 +265,7 @@ class Database:
         if not self.path.stat().st_size:
             raise JournalError(self.path, "is empty, and no journal", _ANOTHER)
         for suffix in ("-wal", "-shm"):
-            secure(self.path.with_name(self.path.name + suffix))
+            check(self.path.with_name(self.path.name + suffix))
         # One that only reads also leaves a `-wal` file that another version has left behind.
         with contextlib.closing(self._connect("ro")) as connection:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -297,7 +298,13 @@ class Database:
         finally:
             new.unlink()
         sync_folder(self.path.parent)
-        secure(self.path)
+        check(self.path)
+        self._narrow()
+
+    def _narrow(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                narrow(self.path.with_name(self.path.name + suffix))
 
     def _durable(self, connection: sqlite3.Connection) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()

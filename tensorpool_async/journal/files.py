@@ -22,11 +22,8 @@ def make_folders(path: Path) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
 
 
-def secure(path: Path, *, folder: bool = False) -> bool:
-    """Make sure that what stands at a path can be trusted; False where nothing stands there.
-
-    Wider permissions are taken away, with a warning. The file is not opened for it: closing a file gives up all locks
-    that SQLite holds on it in this process.
+def check(path: Path, *, folder: bool = False) -> bool:
+    """See that what stands at a path can be trusted, and leave it as it is; False where nothing stands there.
 
     Raises:
         JournalError: It is a link, or no file, or another user's.
@@ -43,10 +40,17 @@ def secure(path: Path, *, folder: bool = False) -> bool:
         # Root may look after the files of others: a container often runs as root over a user's volume.
         if os.geteuid() not in {found.st_uid, 0}:
             raise JournalError(path, "belongs to another user", "name a file of your own")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            logger.warning("%s could be read by others; its permissions are taken away from them", path)
-            path.chmod(0o700 if folder else 0o600)
     return True
+
+
+def narrow(path: Path, *, folder: bool = False) -> None:
+    """Take the permissions of others away from what is known to be a journal's, with a warning.
+
+    The file is not opened for it: closing a file gives up all locks that SQLite holds on it in this process.
+    """
+    if sys.platform != "win32" and stat.S_IMODE(path.lstat().st_mode) & 0o077:
+        logger.warning("%s could be read by others; its permissions are taken away from them", path)
+        path.chmod(0o700 if folder else 0o600)
 
 
 def sync_folder(path: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import weakref
 from pathlib import Path
 
-from tensorpool_async.journal.files import identity, secure
+from tensorpool_async.journal.files import check, identity, narrow
 
 
 if sys.platform == "win32":  # pragma: no cover - the tests run where there is flock
@@ -58,7 +58,9 @@ class Owner:
             OSError: It cannot be written.
         """
         self.folder = folder
-        if not secure(folder, folder=True):
+        if check(folder, folder=True):
+            narrow(folder, folder=True)
+        else:
             folder.mkdir(mode=0o700, exist_ok=True)
         self.id: str
         self.id, self._file = self._begin()

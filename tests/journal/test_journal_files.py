@@ -120,8 +120,10 @@ async def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"x", b"no database at all\n" * 1000], ids=["empty", "x", "text"])
 async def test_a_file_that_is_no_database_is_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+    path.chmod(0o644)
     await refusal(path, r"empty|not a database|something else")
     assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert [file.name for file in path.parent.iterdir()] == ["journal.db"]
 
 
@@ -129,8 +131,10 @@ async def test_a_database_of_something_else_is_left_as_it_is(path: Path) -> None
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE precious (x)")
         connection.commit()
+    path.chmod(0o640)
     before = path.read_bytes()
     await refusal(path, "database of something else")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert path.read_bytes() == before
 
 
