@@ -225,7 +225,7 @@ class Operation(Generic[T]):
 class Progress:
     """What the poller sees of an operation, and what it tells those who wait; see also `story.Times`."""
 
-    __slots__ = ("_audience", "_machine", "_operation", "_teller", "began", "next_at", "trip", "troubles")
+    __slots__ = ("_audience", "_machine", "_operation", "_teller", "began", "next_at", "troubles")
 
     def __init__(self, machine: OperationMachine, operation: Operation[Any], teller: Teller) -> None:
         self._machine = machine
@@ -233,7 +233,6 @@ class Progress:
         self._teller = teller
         self.began: float | None = None
         self.next_at: float = 0.0
-        self.trip: Trip | None = None
         self.troubles: Troubles | None = None
         self._audience: Audience | None = None
 
@@ -246,8 +245,9 @@ class Progress:
         if self.began is None:
             self.began = _now()
             self.next_at = self.began + delay
-            # A copy: what runs later in the submission's context may still write into its own.
-            self.trip = copy(trip) if trip is not None and trip.eventful else None
+            if trip is not None and trip.eventful:
+                # A copy: what runs later in the submission's context may still write into its own.
+                self.troubles = Troubles(copy(trip))
             self._teller.accepted(self._machine, resumed=not accepted)
 
     def explain(self) -> str:

@@ -59,17 +59,19 @@ class Trip:
 
 
 class Troubles:
-    """What has gone wrong while an operation was polled; most operations have none.
+    """What did not go smoothly for an operation; most operations have none, and no such object.
 
     Attributes:
+        trip: What its submission went through; None where that is not known, or nothing to tell of.
         retrying: How often the engine began to try again.
         rate_limited: Polls that were asked to wait.
         failed: Polls that brought no answer, or an error of the server's.
     """
 
-    __slots__ = ("failed", "rate_limited", "retrying")
+    __slots__ = ("failed", "rate_limited", "retrying", "trip")
 
-    def __init__(self) -> None:
+    def __init__(self, trip: Trip | None = None) -> None:
+        self.trip = trip
         self.retrying: int = 0
         self.rate_limited: int = 0
         self.failed: int = 0
@@ -81,13 +83,11 @@ class Times(Protocol):
     Attributes:
         began: When it was accepted, or found again; None before that.
         next_at: When it is polled next; at the end, when it ended.
-        trip: What its submission went through; None where that is not known, or nothing to tell of.
         troubles: What went wrong; None where nothing did.
     """
 
     began: float | None
     next_at: float
-    trip: Trip | None
     troubles: Troubles | None
 
 
@@ -96,7 +96,7 @@ def tell(machine: OperationMachine, times: Times, now: float) -> str:
     ids = f" (request {machine.request_ids[0]})" if machine.request_ids else ""
     lines = [
         f"{machine.kind or 'an operation'} of {machine.resource_id or 'a resource that is not known yet'}{ids}",
-        "; ".join(_submitted(times.trip)),
+        "; ".join(_submitted(None if times.troubles is None else times.troubles.trip)),
         "; ".join(_followed(machine, times, now)),
         _standing(machine, times, now),
     ]

@@ -199,7 +199,6 @@ class Told:
 
     began: float | None = 10.0
     next_at = 25.0
-    trip: Trip | None = None
     troubles: Troubles | None = None
 
 
@@ -209,11 +208,11 @@ def test_the_lines_of_a_story() -> None:
         "r-1", OperationKind.CLUSTER_CLAIM, RequestStatus.RETRYING, external_message="hm"
     )
     times = Told()
-    times.trip = Trip(0.0)
-    times.trip.granted(2.0)
-    times.trip.queues_again(2.5, asked_to_wait=True)
-    times.trip.granted(5.5)
-    times.troubles = Troubles()
+    trip = Trip(0.0)
+    trip.granted(2.0)
+    trip.queues_again(2.5, asked_to_wait=True)
+    trip.granted(5.5)
+    times.troubles = Troubles(trip)
     times.troubles.retrying = 2
     assert tell(machine, times, 20.0) == (
         "an operation of a resource that is not known yet (request r-1)\n"
