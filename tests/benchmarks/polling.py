@@ -32,7 +32,7 @@ SLOW = 5
 
 OPERATIONS = 1000
 PACKAGES = ("tensorpool-async", "aiohttp", "httpx", "openai", "azure-core", "requests")
-IMPORT = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
+IMPORT = "import time; begun = time.process_time(); {}; print(time.process_time() - begun)"
 
 
 @attrs.frozen
@@ -69,10 +69,12 @@ class Bench:
         order = {"measure": name, "url": self.url, "core": cores()[0], **order}
         return dict(json.loads(run("-m", "tests.benchmarks.polling_clients", json.dumps(order))))
 
-    def polls_of(self, client: str, operations: int = OPERATIONS, share: int = 1) -> dict[str, float]:
+    def polls_of(
+        self, client: str, operations: int = OPERATIONS, share: int = 1, *, news: bool = False
+    ) -> dict[str, float]:
         """Measure polls of a client, as many operations as there are, so fast that it is never idle."""
         retry_after = 0 if client == "azure-core" else operations / 10_000
-        self.set_engine(retry_after=retry_after)
+        self.set_engine(retry_after=retry_after, news=int(news))
         measured = self.polls // share
         warm_up = max(measured // 4, operations if client == "tensorpool-async" else 0)
         # azure-core runs a task for each operation, and would wait for connections of which aiohttp has 100.
@@ -113,6 +115,17 @@ def against_peers(bench: Bench) -> Iterator[Row]:
         figure = median(ours["cpu"] / theirs["cpu"] for ours, theirs in pairs)
         cpu = [median(pair[side]["cpu"] for pair in pairs) * 1e6 for side in (0, 1)]
         yield Row(f"CPU per poll / {peer}", figure, at_most, f"{cpu[0]:.0f} and {cpu[1]:.0f} us")
+
+
+def with_news(bench: Bench) -> Iterator[Row]:
+    """Compare the CPU of a poll with that of aiohttp where no answer repeats the one before."""
+    pairs = [
+        (bench.polls_of("tensorpool-async", news=True), bench.polls_of("aiohttp", news=True))
+        for _ in range(bench.pairs)
+    ]
+    figure = median(ours["cpu"] / theirs["cpu"] for ours, theirs in pairs)
+    cpu = [median(pair[side]["cpu"] for pair in pairs) * 1e6 for side in (0, 1)]
+    yield Row("CPU per poll / aiohttp, each answer new", figure, None, f"{cpu[0]:.0f} and {cpu[1]:.0f} us")
 
 
 def by_number(bench: Bench, counts: tuple[int, ...]) -> Iterator[Row]:
@@ -162,19 +175,25 @@ def lateness(bench: Bench) -> Iterator[Row]:
 
 
 def imports(bench: Bench) -> Iterator[Row]:
-    """Compare the CPU of both imports, each in a fresh interpreter."""
-    names = ("tensorpool_async", "aiohttp")
-    pairs = [[float(run("-c", IMPORT.format(name))) for name in names] for _ in range(2 * bench.pairs + 1)]
-    cpu = [median(pair[side] for pair in pairs) * 1000 for side in (0, 1)]
-    yield Row(
-        "import / import aiohttp", median(a / b for a, b in pairs), 1.25, f"{cpu[0]:.0f} and {cpu[1]:.0f} ms"
-    )
+    """Compare the CPU of imports, each in a fresh interpreter."""
+    for ours, at_most in (
+        ("import tensorpool_async", 1.25),
+        ("from tensorpool_async import TensorPool", None),
+    ):
+        pairs = [
+            [float(run("-c", IMPORT.format(one))) for one in (ours, "import aiohttp")]
+            for _ in range(2 * bench.pairs + 1)
+        ]
+        cpu = [median(pair[side] for pair in pairs) * 1000 for side in (0, 1)]
+        figure = median(one / other for one, other in pairs)
+        yield Row(f"{ours} / import aiohttp", figure, at_most, f"{cpu[0]:.0f} and {cpu[1]:.0f} ms")
 
 
 def rows_of(bench: Bench, *, quick: bool) -> Iterator[Row]:
     """Measure everything."""
     yield from imports(bench)
     yield from against_peers(bench)
+    yield from with_news(bench)
     yield from lateness(bench)
     yield from memory(bench, 10_000 if quick else 50_000)
     yield from wall_time(bench, 2000 if quick else 10_000)

@@ -33,11 +33,12 @@ class Engine:
 
         Args:
             options: `retry_after` in seconds; `polls`, the poll of each request that ends it, 0 for none; `record` to
-                note how late each poll is.
+                note how late each poll is; `news` to say something new in each answer.
         """
         self._retry_after = float(options.get("retry_after", "0"))
         self._last_poll = int(options.get("polls", "0"))
         self._recording = options.get("record") == "1"
+        self._news = options.get("news") == "1"
         self._wait = b"Retry-After: %s\r\n" % options.get("retry_after", "0").encode()
         self._polls: defaultdict[bytes, int] = defaultdict(int)
         self._due: dict[bytes, float] = {}
@@ -76,10 +77,11 @@ class Engine:
             if request_id in self._due:
                 self._late.append(now - self._due[request_id])
             self._due[request_id] = now + self._retry_after
+        message = b"Provisioning, step %d" % self._requests if self._news else b"Provisioning"
         body = (
             b'{"request_id": "%s", "request_type": "CLUSTER_CLAIM", "status": "%s", "created_at": "%s", '
-            b'"object_id": "c-%s", "external_message": "Provisioning"}'
-            % (request_id, status, CREATED, request_id[2:])
+            b'"object_id": "c-%s", "external_message": "%s"}'
+            % (request_id, status, CREATED, request_id[2:], message)
         )
         return respond(200, body, self._wait if status == b"PROCESSING" else b"")
 
