@@ -71,7 +71,7 @@ class Troubles:
     __slots__ = ("failed", "rate_limited", "retrying", "trip")
 
     def __init__(self, trip: Trip | None = None) -> None:
-        self.trip = trip
+        self.trip: Trip | None = trip
         self.retrying: int = 0
         self.rate_limited: int = 0
         self.failed: int = 0
