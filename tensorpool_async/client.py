@@ -258,7 +258,7 @@ class TensorPool:
             ConfigurationError: The client has no journal.
             JournalError: The journal cannot be read or written.
             AmbiguousOutcomeError: The engine could not be asked about some of them, or does not say enough. Nothing is
-                lost by that: call it again.
+                lost by that: the others are in its `.operations`, and it can be called again.
         """
         return await self._recovery.recover()
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from tensorpool_async.operations import Operation
 
 
+UNPICKLED = frozenset({"operation", "operations"})
+"""Attributes that are bound to a client, and so belong to its process."""
+
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -68,7 +71,7 @@ class TensorPoolError(Exception):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "operation"}
+        return {name: value for name, value in self.__dict__.items() if name not in UNPICKLED}
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         return _rebuild, (type(self), self.args), self.__getstate__()
@@ -245,7 +248,10 @@ class AmbiguousOutcomeError(TensorPoolError):
         name: The name that the resource has if it was made.
         method: The method of the request.
         path: The path of the request.
+        operations: From `TensorPool.recover`: the operations that were found all the same; not kept by pickle.
     """
+
+    operations: tuple[Operation[Any], ...] = ()
 
     def __init__(self, message: str, *, name: str | None = None, method: str = "", path: str = "") -> None:
         super().__init__(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import os
 import sys
 import time
@@ -276,8 +277,10 @@ async def test_what_cannot_be_cleared_up_does_not_keep_the_rest(
             crashed.clusters.create("8xH100", name="lost").result(), lambda: len(emulator.clusters) == 2
         )
     emulator.faults.add(Fault(FaultKind.ERROR_500, method="GET", path="/cluster/info/lost", times=5))
-    with pytest.raises(AmbiguousOutcomeError):
+    with pytest.raises(AmbiguousOutcomeError) as caught:
         await tp.recover()
+    assert [one.resource_id for one in caught.value.operations] == [operation.resource_id]
+    assert pickle.loads(pickle.dumps(caught.value)).operations == ()
     found = await tp.recover()
     assert len(found) == 2
     assert operation.resource_id in ids(found)

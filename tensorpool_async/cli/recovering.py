@@ -79,7 +79,7 @@ async def find_again(tp: TensorPool) -> Recovered:
     try:
         operations, problem = await tp.recover(), None
     except AmbiguousOutcomeError as error:
-        operations, problem = [], error
+        operations, problem = list(error.operations), error
     after = [entry for entry in await tp.journal_entries(ended=True) if entry.id in lost]
     by_resource = {(operation.kind, operation.resource_id): operation for operation in operations}
     going: list[tuple[Entry, Operation[Any]]] = []

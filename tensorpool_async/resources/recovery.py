@@ -81,7 +81,7 @@ class Recovery:
             ConfigurationError: The client has no journal.
             JournalError: The journal cannot be read or written.
             AmbiguousOutcomeError: For some of them the engine could not be asked, or does not say enough. They stay in
-                the journal, and the others are given by the next call.
+                the journal; the others are in its `.operations`, and are given by the next call as well.
         """
         async with self._turn:
             with self._books.ending() as ended:
@@ -100,7 +100,9 @@ class Recovery:
             if not isinstance(problem, TensorPoolError):
                 raise problem
         if problems:
-            raise _unclear(problems)
+            problem = _unclear(problems)
+            problem.operations = tuple(operations)
+            raise problem
         return operations
 
     async def leftovers(self, *, older: float = 0.0) -> list[Leftover]:
@@ -121,7 +123,7 @@ class Recovery:
         living = await self._living({entry.intent.kind for entry in overdue})
         left: dict[str, Leftover] = {}
         for entry in overdue:
-            ticket = entry.ticket or await self._made_by(entry)
+            ticket = entry.ticket or await self._made_or_unclear(entry)
             if ticket is None or ticket.resource_id is None or ticket.resource_id in held:
                 continue
             resource_id = ticket.resource_id
@@ -279,6 +281,14 @@ class Recovery:
             raise AmbiguousOutcomeError(text, name=name, method=intent.method, path=intent.path)
         request_ids = () if found.request_id is None else (found.request_id,)
         return Ticket(intent.kind, found.resource_id, request_ids)
+
+    async def _made_or_unclear(self, entry: Entry) -> Ticket | None:
+        """As `_made_by`, but what is unclear is left alone: the rest can be reaped nevertheless."""
+        try:
+            return await self._made_by(entry)
+        except AmbiguousOutcomeError as error:
+            logger.warning("entry %d of the journal is left alone: %s", entry.id, error)
+            return None
 
     def _is_fresh(self, entry: Entry) -> bool:
         return self._transport.now() - entry.intent.sent_at < FRESH
