@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import os
+import pickle
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
