@@ -17,7 +17,7 @@ none that this package can read.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -237,12 +237,24 @@ class OperationMachine:
 
     def _read(self, request: Request[Any], answer: Answer) -> Event:
         if self.phase is Phase.FOLLOWING:
+            self._reuse_texts(answer.body)
             return self._read_request(structure(answer.body, RequestInfo, path=request.path))
         model = request.decode(answer)
         if self.phase is Phase.READING:
             self.result = model
             return Event.RESULT
         return self._read_resource(model)
+
+    def _reuse_texts(self, body: Any) -> None:
+        """Keep each id once, and not again with each answer: tens of thousands of operations may be in flight."""
+        if isinstance(body, dict):
+            fields = cast("dict[str, Any]", body)
+            for name, known in (
+                ("request_id", self.request_ids[self._index]),
+                ("object_id", self.resource_id),
+            ):
+                if known is not None and fields.get(name) == known:
+                    fields[name] = known
 
     def _read_request(self, info: RequestInfo) -> Event:
         if self.kind is None:

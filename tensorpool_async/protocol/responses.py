@@ -55,7 +55,7 @@ class Response:
         return retry_after_of(self.headers, self.received_at)
 
 
-@attrs.frozen
+@attrs.define  # as above
 class Answer:
     """A success that could be read.
 

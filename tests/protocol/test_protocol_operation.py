@@ -518,3 +518,17 @@ def test_words_seen_while_the_request_was_followed_say_nothing_about_the_resourc
     assert machine.phase is WATCHING
     machine.receive(request_is("PENDING", cluster_info={"id": "c-1", "status": "RUNNING"}), 0.0)
     assert machine.phase is DONE
+
+
+def test_an_operation_keeps_its_ids_once() -> None:
+    machine = following()
+    machine.receive(request_is("PENDING", object_id="c-1"), 0.0)
+    assert machine.info is not None
+    assert machine.info.request_id is machine.request_ids[0]
+    assert machine.info.object_id is machine.resource_id
+    nameless = following(None, resource_id=None)
+    nameless.receive(request_is("PENDING"), 0.0)
+    assert nameless.info is not None
+    assert nameless.info.object_id is None
+    nameless.receive(says(200, ["no object"]), 0.0)
+    assert not nameless.done
