@@ -411,8 +411,9 @@ class Transport:
                 raise
             lost = RequestTimeout(NO_ANSWER)
         else:
-            if answer.status >= 400:  # an engine may quote the key
-                body = body.replace(self._key.reveal().encode(), MASK.encode())
+            secret = self._key.reveal().encode()
+            if secret in body:  # an engine may quote the key, also in the sentence of a FAILED
+                body = body.replace(secret, MASK.encode())
             self._last = response = Response(answer.status, answer.headers, body, time.time())
             return response
         finally:

@@ -26,6 +26,7 @@ from tensorpool_async import (
     DecodeError,
     InsufficientBalance,
     NotFound,
+    OperationFailed,
     PermissionDenied,
     PollPolicy,
     RateLimited,
@@ -456,6 +457,21 @@ async def test_a_key_that_the_engine_quotes_is_masked(scripted: ScriptedEngine) 
     async with TensorPool("tp-quoted-123", base_url=scripted.url) as tp:
         with pytest.raises(AuthenticationError, match="is unknown") as caught:
             await tp.clusters.get("c-1")
+    assert not [text for text in everything_about(caught.value) if "tp-quoted-123" in text]
+
+
+async def test_a_key_that_the_engine_quotes_in_a_failure_is_masked(scripted: ScriptedEngine) -> None:
+    said = "no quota for tp-quoted-123"
+    info = {
+        "request_id": "r-1",
+        "request_type": "CLUSTER_CLAIM",
+        "status": "FAILED",
+        "external_message": said,
+    }
+    scripted.answer("GET /request/info/r-1", info)
+    async with TensorPool("tp-quoted-123", base_url=scripted.url) as tp:
+        with pytest.raises(OperationFailed, match="no quota") as caught:
+            await tp.operation("r-1")
     assert not [text for text in everything_about(caught.value) if "tp-quoted-123" in text]
 
 
