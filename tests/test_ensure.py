@@ -58,14 +58,18 @@ async def test_it_makes_one_and_joins_it_from_then_on(tp: TensorPool, emulator: 
     assert emulator.record.by_route[CREATE] == 1
 
 
-async def test_it_joins_one_that_is_on_its_way(tp: TensorPool, emulator: Emulator) -> None:
-    creation = await tp.clusters.create("8xH100", name="trainer")
-    async with client_of(emulator) as other:
+async def test_it_joins_one_that_is_on_its_way() -> None:
+    async with (
+        Emulator(provision_seconds=1.5, retry_after=0.05) as emulator,
+        client_of(emulator) as tp,
+        client_of(emulator) as other,
+    ):
+        creation = await tp.clusters.create("8xH100", name="trainer")
         operation = await other.clusters.ensure("trainer", "8xH100")
         assert (operation.resource_id, operation.request_id) == (creation.resource_id, creation.request_id)
         assert not operation.done()
         assert is_the_only_one(emulator, await operation)
-    assert emulator.record.by_route[CREATE] == 1
+        assert emulator.record.by_route[CREATE] == 1
 
 
 @pytest.mark.parametrize("no_request_ids", [True, False])

@@ -470,7 +470,7 @@ def checker(emulator: Emulator) -> Callable[[int], Awaitable[None]]:
 
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, signal, sys
 from tensorpool_async import PollPolicy, TensorPool
 
 async def main(key, url, journal):
@@ -479,6 +479,7 @@ async def main(key, url, journal):
             print("running", flush=True)
             await asyncio.sleep(60)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background inherits that it is ignored
 print("begun", flush=True)
 asyncio.run(main(*sys.argv[1:3], sys.argv[3] if len(sys.argv) > 3 else None))
 """

@@ -45,8 +45,8 @@ def path(tmp_path: Path) -> Path:
 async def emulator() -> AsyncGenerator[Emulator]:
     """Run an engine that takes long enough for a client to end in the middle."""
     async with Emulator(
-        provision_seconds=0.3,
-        destroy_seconds=0.2,
+        provision_seconds=1.0,
+        destroy_seconds=0.5,
         edit_seconds=0.05,
         storage_seconds=0.2,
         attach_seconds=0.05,
