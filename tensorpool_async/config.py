@@ -42,8 +42,9 @@ def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> Non
 class Timeouts:
     """How long one HTTP attempt may go without progress, in seconds.
 
-    There is no limit on a whole attempt or on the time spent waiting for a slot: a fleet of thousands may well queue
-    for minutes. For a limit on a wait, use `Operation.result(timeout=…)`.
+    There is no limit on the time spent waiting for a slot: a fleet of thousands may well queue for minutes. Nor is there
+    one on a whole attempt, but for a poll, which may take `connect` and `read` together. For a limit on a wait, use
+    `Operation.result(timeout=…)`.
 
     Attributes:
         connect: Until a connection is made, from looking up the name to the end of the TLS handshake.
