@@ -185,6 +185,31 @@ class Books:
         if entry.state is EntryState.INTENT:
             await self._accept(entry.id, ticket)
 
+    async def join(self, kind: OperationKind, resource_id: str, name: str | None, *, ephemeral: bool) -> None:
+        """Write down that this client uses what was made before, so that nobody reaps it meanwhile.
+
+        Raises:
+            JournalError: The journal cannot be written.
+        """
+        if self._journal is None:
+            return
+        intent = Intent(
+            engine=self._engine,
+            kind=kind,
+            method="",
+            path="",
+            name=name,
+            resource_id=resource_id,
+            ephemeral=ephemeral,
+            sent_at=self._transport.now(),
+        )
+        entry = await self._intend(self._journal, intent)
+        try:
+            await self._accept(entry, Ticket(kind, resource_id))
+            self._close(self._journal, entry, "COMPLETED")
+        finally:
+            self._sending.discard(entry)
+
     def close_entry(self, entry: Entry, outcome: str) -> None:
         """Write down that nothing more will come of an entry."""
         self._close(self.journal, entry.id, outcome)

@@ -118,7 +118,8 @@ class TensorPool:
             trust_env: Whether proxies are taken from the environment, if none is given.
             allow_insecure: Whether the key may be sent over plain http to another machine.
             journal: The path of a file in which every change is written down before it is sent, or another `Journal`;
-                see `recover`. It can be shared by any number of processes. It never holds the key.
+                see `recover`. It can be shared by any number of processes of one account, and must not be by several
+                accounts: what another account's key cannot see counts as gone. It never holds the key.
             on_event: A function, or a coroutine function, that is told what happens; or several of them. See
                 `tensorpool_async.events`. One that raises is counted and harms nothing, nor does a coroutine function
                 that is slow. A plain function is called in the middle of things, and has to be quick.

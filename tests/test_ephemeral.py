@@ -27,6 +27,7 @@ from tensorpool_async import (
     TensorPool,
 )
 from tensorpool_async.emulator import ClusterStatus, Emulator, Fault, FaultKind
+from tensorpool_async.resources import ephemeral
 from tensorpool_async.resources.ephemeral import Ephemeral
 from tests.cancelling import Means, walk
 from tests.scripted import ScriptedEngine, drop
@@ -541,3 +542,14 @@ async def test_control_c_twice_ends_at_once_and_the_journal_knows_what_is_left(t
             assert [leftover.resource_id] == emulator.record.living
             assert await tp.reap(leftover)
         nothing_is_left(emulator)
+
+
+async def test_an_outage_on_the_way_out_is_waited_out(
+    tp: TensorPool, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ephemeral, "RETRY_DELAY", 0.02)
+    async with tp.clusters.ephemeral("8xH100") as cluster:
+        path = f"/cluster/{cluster.id}"
+        emulator.faults.add(Fault(FaultKind.ERROR_500, method="DELETE", path=path, times=12))
+    assert emulator.record.by_status[500] == 12
+    assert emulator.record.living == []

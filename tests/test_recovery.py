@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tensorpool_async import (
     TensorPool,
 )
 from tensorpool_async.emulator import ClusterStatus, Emulator, Fault, FaultKind
+from tensorpool_async.fleet import ClusterGroup, Fleet
 from tensorpool_async.journal import DESTROYED, NOT_MADE, EntryState, Intent, SQLiteJournal
 from tensorpool_async.models.enums import OperationKind
 from tests.scripted import ScriptedEngine, drop
@@ -260,7 +262,8 @@ async def test_a_cluster_of_unknown_age_stays_unclear(scripted: ScriptedEngine, 
         with pytest.raises(AmbiguousOutcomeError, match="c-1 is called 'mine'") as caught:
             await tp.recover()
         assert caught.value.name == "mine"
-        cluster = {"id": "c-1", "name": "mine", "status": "RUNNING", "created_at": "2999-01-01T00:00:00Z"}
+        made_at = datetime.now(UTC).isoformat()
+        cluster = {"id": "c-1", "name": "mine", "status": "RUNNING", "created_at": made_at}
         scripted.answer("GET /cluster/info/mine", {"cluster_info": cluster})
         await tp.clusters.get("mine")  # takes the answer before this one
         scripted.answer("GET /cluster/info/c-1", {"cluster_info": cluster})
@@ -601,3 +604,65 @@ async def test_a_process_that_was_killed(tmp_path: Path) -> None:
     await asyncio.gather(
         *(kill_at(moment, tmp_path / str(at) / "journal.db") for at, moment in enumerate(MOMENTS))
     )
+
+
+async def test_a_strangers_cluster_of_an_old_name_is_never_reaped(
+    tp: TensorPool, emulator: Emulator, path: Path
+) -> None:
+    await note(path, emulator.url, sent_at=-7 * 86400.0, name="web", ephemeral=True)
+    async with TensorPool(emulator.key, base_url=emulator.url) as stranger:
+        cluster = await stranger.clusters.create("8xH100", name="web").result()
+    assert await tp.leftovers() == []
+    with pytest.raises(AmbiguousOutcomeError, match="nothing says"):
+        await tp.recover()
+    assert emulator.record.living == [cluster.id]
+
+
+async def test_members_that_a_fleet_goes_on_with_are_not_reaped(
+    tp: TensorPool, emulator: Emulator, path: Path
+) -> None:
+    fleet = Fleet("s", [ClusterGroup("t", "8xH100", count=2)])
+    async with crashing(emulator, path) as crashed:
+        for member in fleet.members:
+            await crashed.clusters.create("8xH100", name=member.name, owned=True).result()
+    assert len(await tp.leftovers()) == 2
+    async with client_of(emulator, path) as other:
+        async with other.fleet(fleet):
+            assert await tp.leftovers() == []
+        assert await tp.leftovers() == []  # it is still there, and uses them
+    assert len(await tp.leftovers()) == 2, "a block leaves what was there before as it was"
+    async with client_of(emulator, path) as other:
+        await other.fleet(fleet).up()
+    assert await tp.leftovers() == [], "what `up` has joined is to stay"
+
+
+async def test_an_ensure_that_loses_the_race_gives_its_ttl_to_nobody(
+    scripted: ScriptedEngine, path: Path
+) -> None:
+    cluster = {"id": "c-1", "name": "web", "status": "RUNNING", "instance_type": "8xH100"}
+    scripted.answer("GET /cluster/info/web", {"error": "no such cluster"}, status=404)
+    scripted.answer("GET /cluster/info/web", {"cluster_info": cluster})
+    scripted.answer("GET /cluster/list", {"clusters": []})
+    scripted.answer("GET /cluster/list", {"clusters": [cluster]})
+    scripted.answer("GET /cluster/info/c-1", {"cluster_info": cluster})
+    scripted.answer(CREATE, {"error": "the name is taken"}, status=409)
+    async with client_of(scripted, path) as owner:
+        assert (await owner.clusters.ensure("web", "8xH100", ttl=0.01).result()).id == "c-1"
+        await asyncio.sleep(0.02)
+    async with client_of(scripted, path) as tp:
+        assert await tp.leftovers() == []
+        ttls = [(entry.outcome, entry.intent.ttl) for entry in await tp.journal_entries(ended=True)]
+        assert ttls == [(NOT_MADE, 0.01), ("COMPLETED", None)]
+
+
+async def test_a_name_that_looks_like_an_id_is_found_in_the_list(
+    scripted: ScriptedEngine, path: Path
+) -> None:
+    cluster = {"id": "c-1", "name": "c-train", "status": "RUNNING", "created_at": "2999-01-01T00:00:00Z"}
+    scripted.answer("GET /cluster/info/c-train", {"error": "no such cluster"}, status=404)
+    scripted.answer("GET /cluster/list", {"clusters": [cluster]})
+    scripted.answer("GET /cluster/info/c-1", {"cluster_info": cluster})
+    await note(path, scripted.url, sent_at=-1.0, name="c-train", random_name=True)
+    async with client_of(scripted, path) as tp:
+        (operation,) = await tp.recover()
+        assert (await operation).id == "c-1"

@@ -61,7 +61,15 @@ class Block:
         self._account = account
         self._survey = survey
         self._options = options
-        self._climb = Climb(tp, fleet, account, survey, hands_over=True, gives_up=self._gives_up)
+        self._climb = Climb(
+            tp,
+            fleet,
+            account,
+            survey,
+            hands_over=True,
+            owned=options.on_failure == "rollback",  # what is to be kept is not to be reaped either
+            gives_up=self._gives_up,
+        )
         self._ledger = self._climb.ledger
         self._rollback = Rollback(tp, account, self._ledger)
         self._names = [member.name for member in fleet.members]

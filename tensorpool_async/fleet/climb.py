@@ -38,6 +38,7 @@ class Climb:
         survey: Survey,
         *,
         hands_over: bool = False,
+        owned: bool = False,
         gives_up: Callable[[], bool] = _goes_on,
     ) -> None:
         """Prepare it, and open the accounts of the members.
@@ -48,9 +49,10 @@ class Climb:
             account: Where it is taken down how each member does.
             survey: What there is.
             hands_over: Leave creations that are on their way, when this is cancelled, to whoever reads the ledger.
+            owned: Whether what is made goes with whoever made it.
             gives_up: Asked after each member whether it is of no use to go on with the others.
         """
-        self.ledger: Ledger = Ledger(owned=hands_over)
+        self.ledger: Ledger = Ledger(owned=owned)
         self._fleet = fleet
         self._survey = survey
         self._gives_up = gives_up

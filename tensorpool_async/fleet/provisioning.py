@@ -25,7 +25,7 @@ from tensorpool_async.fleet.plan import Action, PlannedMember, Prices, by_name, 
 from tensorpool_async.fleet.refusals import lacks_capacity
 from tensorpool_async.fleet.report import MemberState
 from tensorpool_async.fleet.sending import Sender
-from tensorpool_async.models import Cluster
+from tensorpool_async.models import Cluster, OperationKind
 from tensorpool_async.operations import Operation
 from tensorpool_async.submissions import Submission
 
@@ -94,6 +94,7 @@ class _Ascent:
         """Take one step; None where it is time to look again."""
         match step.action, step.cluster:
             case Action.KEEP, Cluster() as cluster:
+                await self._holds(cluster)
                 return cluster
             case Action.JOIN, Cluster() as cluster:
                 return await self._join(cluster, step.hourly_rate)
@@ -112,6 +113,14 @@ class _Ascent:
                 return await self._create()
         return None
 
+    async def _holds(self, cluster: Cluster) -> None:
+        await self._tp.clusters.lifecycle.join(
+            cluster.id,
+            self._member.name,
+            kind=OperationKind.CLUSTER_CLAIM,
+            ephemeral=self._shared.ledger.owned,
+        )
+
     def _clearing(self, message: str) -> None:
         self._account.change(self._member.name, MemberState.CLEARING, message, id=None)
 
@@ -126,6 +135,7 @@ class _Ascent:
             instance_type=instance_type,
             hourly_rate=rate,
         )
+        await self._holds(cluster)
         operation = await self._tp.clusters.lifecycle.creation_of(cluster.id)
         self._account.follow(self._member.name, operation)
         return await self._wait(operation, instance_type)

@@ -171,6 +171,12 @@ class VolumeKeeper:
         if step.action is Action.CONFLICT:
             raise ConfigurationError(step.problem)
         if step.volume is not None:
+            await self.tp.clusters.lifecycle.join(
+                step.volume.id,
+                step.name,
+                kind=OperationKind.STORAGE_CREATE,
+                ephemeral=self.ledger.owned,
+            )
             return await self._creation_of(step.volume.id) if step.action is Action.JOIN else step.volume
         record = self.ledger[step.name]
         record.asked = (volume.size_gb,)

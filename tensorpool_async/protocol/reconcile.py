@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import Enum
+from math import inf
 
 
 CLOCK_TOLERANCE = 2.0
@@ -22,7 +23,9 @@ class Origin(Enum):
     UNCLEAR = "nothing says when it was made"
 
 
-def origin_of(*, made_at: float | None, sent_at: float, random_name: bool, taken: bool) -> Origin:
+def origin_of(
+    *, made_at: float | None, sent_at: float, random_name: bool, taken: bool, latest: float = inf
+) -> Origin:
     """Decide where a resource comes from.
 
     Args:
@@ -30,12 +33,16 @@ def origin_of(*, made_at: float | None, sent_at: float, random_name: bool, taken
         sent_at: When the request was first sent, by the engine's clock.
         random_name: Whether the name was given at random for this request alone.
         taken: Whether it is known to be another call's.
+        latest: The time by which the request had been carried out, if it ever was; what was made later may be
+            anybody's.
     """
     if taken:
         return Origin.BEFORE
     if random_name:
         return Origin.OURS
     if made_at is None:
+        return Origin.UNCLEAR
+    if made_at > latest:
         return Origin.UNCLEAR
     return Origin.OURS if made_at >= sent_at - CLOCK_TOLERANCE else Origin.BEFORE
 

@@ -307,14 +307,7 @@ class Clusters:
             NotFound: There is none, or no more.
         """
         key = id_of(cluster)
-        try:
-            return await self._read(key)
-        except NotFound:
-            # That the engine takes names here is only reported by a third party, so a name is looked up as well.
-            found = None if key.startswith(ID_PREFIX) else await self._find(key)
-            if found is None:
-                raise
-            return found
+        return await (self._read(key) if key.startswith(ID_PREFIX) else self._named(key))
 
     def edit(
         self, cluster: ClusterLike, *, name: str | None = None, deletion_protection: bool | None = None
@@ -435,7 +428,7 @@ class Clusters:
     async def _join(self, name: str, instance_type: str, num_nodes: int) -> Accepted | None:
         """Return the creation of the cluster of a name; None where there is none, or where it has just gone."""
         try:
-            cluster = await self.get(name)
+            cluster = await self._named(name)
         except NotFound:
             return None
         if cluster.name != name or cluster.status is ClusterStatus.DESTROYED:
@@ -451,6 +444,16 @@ class Clusters:
             return Accepted(Ticket(OperationKind.CLUSTER_CLAIM, cluster.id), 0.0)
         return Accepted(await self.lifecycle.ticket_of(cluster.id, OperationKind.CLUSTER_CLAIM), 0.0)
 
+    async def _named(self, name: str) -> Cluster:
+        try:
+            return await self._read(name)
+        except NotFound:
+            # That the engine takes names here is only reported by a third party, so the list is asked as well.
+            found = await self._find(name)
+            if found is None:
+                raise
+            return found
+
     async def _find(self, name: str) -> Cluster | None:
         named = [cluster for cluster in await self.list() if cluster.name == name]
         return max(named, key=lambda cluster: cluster.created_at or "", default=None)
@@ -458,7 +461,7 @@ class Clusters:
     async def look_for(self, name: str) -> Found | None:
         """Find the living cluster of a name, and the request that made it."""
         try:
-            cluster = await self.get(name)
+            cluster = await self._named(name)
         except NotFound:
             return None
         if cluster.name != name or cluster.status is ClusterStatus.DESTROYED:

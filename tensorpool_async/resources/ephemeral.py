@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tensorpool_async.cleanup import finish, wait_out
-from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, OperationFailed, TensorPoolError
+from tensorpool_async.errors import (
+    AmbiguousOutcomeError,
+    ConnectionFailed,
+    DecodeError,
+    NotFound,
+    RateLimited,
+    ServerError,
+    TensorPoolError,
+)
 from tensorpool_async.models import Cluster
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.requests import Request
@@ -22,6 +30,10 @@ from tensorpool_async.protocol.tokens import Accepted
 if TYPE_CHECKING:
     from tensorpool_async.resources.clusters import Clusters
 
+
+RETRY_DELAY = 1.0
+"""Seconds until a destroy that met an outage is tried again, doubled each time."""
+LONGEST_DELAY = 60.0
 
 CLEANUP_TIMEOUT = 3600.0
 """Seconds that the way out may take: the end of a creation, and then that of the cluster."""
@@ -55,6 +67,7 @@ class Ephemeral:
         self._left = False
         self._given_up = False
         self._used = False
+        self._over = False
 
     @property
     def name(self) -> str | None:
@@ -118,6 +131,8 @@ class Ephemeral:
         except asyncio.CancelledError as interruption:
             if interruption.__cause__ is not None:
                 self._tell(interruption.__cause__, interruption)
+            elif not self._over:  # the event loop ends, and the way out with it
+                self._tell(interruption, interruption)
             raise
 
     def _tell(self, problem: BaseException, error: BaseException | None) -> None:
@@ -131,14 +146,29 @@ class Ephemeral:
         return None if self.operation is None else self.operation.resource_id
 
     async def _end(self) -> None:
-        if self.operation is None or self._resource_id is None:
-            return
-        async with asyncio.timeout(self._timeout):
-            with contextlib.suppress(OperationFailed, NotFound):
-                await self.operation  # never in the middle of its creation
-            if self._is_protected():
-                await self._unprotect(self._resource_id)
-            await self._clusters.lifecycle.destroy(Cluster(self._resource_id))
+        if self.operation is not None and self._resource_id is not None:
+            async with asyncio.timeout(self._timeout):
+                with contextlib.suppress(TensorPoolError):  # also where nothing says how it ended
+                    await self.operation  # never in the middle of its creation
+                await self._remove(self._resource_id)
+        self._over = True
+
+    async def _remove(self, cluster_id: str) -> None:
+        """Destroy it, through outages too, for as long as the way out may take."""
+        pause = RETRY_DELAY
+        while True:
+            try:
+                if self._is_protected():
+                    await self._unprotect(cluster_id)
+                await self._clusters.lifecycle.destroy(Cluster(cluster_id))
+            except (ConnectionFailed, ServerError, RateLimited, DecodeError, AmbiguousOutcomeError) as error:
+                if isinstance(error, ConnectionFailed) and error.permanent:
+                    raise
+                logger.warning("cluster %s is not destroyed yet, and asked for again: %s", cluster_id, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_DELAY)
+            else:
+                return
 
     async def _unprotect(self, cluster_id: str) -> None:
         for attempt in range(1, ATTEMPTS + 1):

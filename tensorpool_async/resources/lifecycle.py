@@ -43,6 +43,22 @@ class Lifecycle:
         """Return what identifies the creation or the end of a cluster: its request, or else the cluster itself."""
         return Ticket(kind, cluster_id, _telling(await self._requests(cluster_id, kind), kind))
 
+    async def join(
+        self, resource_id: str, name: str | None, *, kind: OperationKind, ephemeral: bool = False
+    ) -> None:
+        """Write into the journal, if there is one, that this client uses a cluster or volume that was made before.
+
+        Args:
+            resource_id: Its id.
+            name: Its name.
+            kind: What made it: `CLUSTER_CLAIM` or `STORAGE_CREATE`.
+            ephemeral: Whether it may be reaped again once this client is gone.
+
+        Raises:
+            JournalError: The journal cannot be written.
+        """
+        await self._submitter.books.join(kind, resource_id, name, ephemeral=ephemeral)
+
     async def destroy(self, cluster: Cluster) -> None:
         """Destroy a cluster and wait until it is gone; one that is gone already is fine.
 

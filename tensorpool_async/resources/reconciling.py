@@ -92,8 +92,9 @@ class Reconciler:
         """
 
         async def send(request: Request[Accepted]) -> Accepted:
-            first = _revocable(request, withdrawn)
-            accepted = await self._create(request, first, find, random_name=marks.random_name)
+            departure = _Departure(request, self._transport.now)
+            first = _revocable(departure.request, withdrawn)
+            accepted = await self._create(departure, first, find, random_name=marks.random_name)
             self._remember(accepted)
             return accepted
 
@@ -117,15 +118,19 @@ class Reconciler:
         """
 
         async def send(request: Request[Accepted]) -> Accepted:
-            accepted = there or await self._ensure(request, join)
+            accepted = there or await self._ensure(request, join, marks)
             self._remember(accepted)
             return accepted
 
+        ticket = Ticket(request.kind)
         async with self._turn(request):
             there = await join()
             # What is there already is another's: how long it may live is not for this call to say.
-            marks = marks if there is None else UNMARKED
-            return await self._submitter.submit(request, Ticket(request.kind), send, marks)
+            try:
+                return await self._submitter.submit(request, ticket, send, UNMARKED if there else marks)
+            except _Joined as joined:
+                there = joined.accepted
+            return await self._submitter.submit(request, ticket, send)
 
     async def change(self, request: Request[Accepted], ticket: Ticket) -> Operation[Any]:
         """Change a resource; if the answer is lost, see on the resource whether the change was made.
@@ -153,7 +158,7 @@ class Reconciler:
             self._ours.add(accepted.ticket.resource_id)
 
     async def _ensure(
-        self, request: Request[Accepted], join: Callable[[], Awaitable[Accepted | None]]
+        self, request: Request[Accepted], join: Callable[[], Awaitable[Accepted | None]], marks: Marks
     ) -> Accepted:
         lost: AmbiguousOutcomeError | None = None
         setback: TensorPoolError | None = None
@@ -169,21 +174,26 @@ class Reconciler:
             await self.pause(tries)
             try:
                 joined = await join()
-                if joined is not None:
-                    return joined
             except TensorPoolError as error:
                 _refused_after(lost, error)
+            if joined is not None:
+                if lost is None and marks != UNMARKED:
+                    raise _Joined(joined)
+                return joined
         raise lost or setback or AmbiguousOutcomeError(f"{request.name!r} was not sent", name=request.name)
 
     async def _create(
-        self, request: Request[Accepted], first: Request[Accepted], find: Find, *, random_name: bool
+        self, departure: _Departure, first: Request[Accepted], find: Find, *, random_name: bool
     ) -> Accepted:
-        sent_at = self._transport.now()
+        request = departure.request
+        sent_at = 0.0
         lost: AmbiguousOutcomeError | None = None
         for tries in range(1, self._rounds() + 1):
             try:
                 return await self._transport.send(first if lost is None else request)
             except AmbiguousOutcomeError as error:
+                # Attempts before the first that was lost were refused: what is older than that one is not ours.
+                sent_at = sent_at if lost is not None else departure.at
                 lost, taken = error, False
             except ConflictError:
                 if lost is None:
@@ -299,6 +309,34 @@ def _revocable(request: Request[Accepted], withdrawn: Callable[[], bool]) -> Req
             request.leaving()
 
     return attrs.evolve(request, leaving=leaving)
+
+
+class _Joined(Withdrawn):
+    """Nothing was made, since somebody else was faster: what is there goes into the journal as another's."""
+
+    def __init__(self, accepted: Accepted) -> None:
+        super().__init__("somebody else has made it")
+        self.accepted = accepted
+
+
+class _Departure:
+    """A request that knows when it was last sent.
+
+    Attributes:
+        request: The request.
+        at: The time, in seconds since the epoch.
+    """
+
+    def __init__(self, request: Request[Accepted], now: Callable[[], float]) -> None:
+        self.at: float = now()
+        self._now = now
+        self._told = request.leaving
+        self.request: Request[Accepted] = attrs.evolve(request, leaving=self._leave)
+
+    def _leave(self) -> None:
+        self.at = self._now()
+        if self._told is not None:
+            self._told()
 
 
 def _refused_after(lost: AmbiguousOutcomeError | None, error: TensorPoolError) -> NoReturn:

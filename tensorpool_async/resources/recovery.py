@@ -31,8 +31,9 @@ from tensorpool_async.submissions import Submitter
 CREATIONS = (OperationKind.CLUSTER_CLAIM, OperationKind.STORAGE_CREATE)
 DESTRUCTIONS = (OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY)
 
-FRESH = 60.0
-"""Seconds. What was sent longer ago than this is either visible by now, or was never made."""
+FRESH = 900.0
+"""Seconds. What was to be sent longer ago than this is either visible by now, or was never made: it may have waited for
+its turn and for pauses, and lists lag behind. What was made later under its name may be anybody's."""
 
 logger: logging.Logger = logging.getLogger("tensorpool_async")
 
@@ -120,12 +121,15 @@ class Recovery:
         now = self._transport.now()
         overdue = [entry for entry in entries if self._is_overdue(entry, now - max(older, 0.0), now)]
         held = self._held(entries)
+        kept = _kept(entries)
         living = await self._living({entry.intent.kind for entry in overdue})
         left: dict[str, Leftover] = {}
         for entry in overdue:
             ticket = entry.ticket or await self._made_or_unclear(entry)
             if ticket is None or ticket.resource_id is None or ticket.resource_id in held:
                 continue
+            if kept.get(ticket.resource_id, 0) > entry.id:
+                continue  # a fleet goes on with it
             resource_id = ticket.resource_id
             if resource_id not in living:
                 await self._look_closer(entry, resource_id, living)
@@ -273,6 +277,7 @@ class Recovery:
             sent_at=self._transport.engine_time(intent.sent_at),
             random_name=intent.random_name,
             taken=belongs or self._adopted.get(found.resource_id, entry.id) != entry.id,
+            latest=self._transport.engine_time(intent.sent_at) + FRESH,
         )
         if origin is Origin.BEFORE:
             return None
@@ -325,6 +330,19 @@ class Recovery:
         )
         self._books.close_entry(entry, "not carried out")
         return None
+
+
+def _kept(entries: Iterable[Entry]) -> dict[str, int]:
+    """Return the last entry of each resource by which a fleet that lasts has taken it over."""
+    return {
+        entry.resource_id: entry.id
+        for entry in sorted(entries, key=lambda entry: entry.id)
+        if entry.resource_id is not None
+        and entry.intent.kind in CREATIONS
+        and not entry.intent.method  # nothing was sent: it was there
+        and not entry.intent.ephemeral
+        and entry.intent.ttl is None
+    }
 
 
 def _unclear(problems: list[BaseException]) -> AmbiguousOutcomeError:

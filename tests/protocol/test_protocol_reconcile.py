@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,3 +64,10 @@ def test_any_time_is_read_back(moment: datetime) -> None:
 def test_no_text_raises(text: str) -> None:
     epoch = epoch_of(text)
     assert epoch is None or isinstance(epoch, float)
+
+
+def test_what_was_made_long_after_may_be_anybodys() -> None:
+    facts: dict[str, Any] = {"sent_at": SENT, "taken": False, "latest": SENT + 900.0}
+    assert origin_of(made_at=SENT + 901.0, random_name=False, **facts) is Origin.UNCLEAR
+    assert origin_of(made_at=SENT + 901.0, random_name=True, **facts) is Origin.OURS
+    assert origin_of(made_at=SENT + 899.0, random_name=False, **facts) is Origin.OURS
