@@ -15,6 +15,7 @@ from tensorpool_async import (
     ConflictError,
     InsufficientBalance,
     PollPolicy,
+    RateLimiter,
     RetryPolicy,
     StorageVolume,
     TensorPool,
@@ -84,6 +85,22 @@ async def test_a_cluster_that_was_there_before_is_never_adopted(
     emulator.faults.add(once(FaultKind.DROP_BEFORE, "/cluster/create"))
     with pytest.raises(ConflictError, match=f"{theirs.id}, which was there before"):
         await client.clusters.create("8xH100", name="taken")
+    assert emulator.record.living == [theirs.id]
+
+
+async def test_what_was_made_while_a_create_queued_is_never_adopted(emulator: Emulator) -> None:
+    limiter = RateLimiter(max_in_flight=1)
+    client = TensorPool(emulator.key, base_url=emulator.url, retry=QUICK, limiter=limiter)
+    async with client, TensorPool(emulator.key, base_url=emulator.url) as other:
+        granted_at = await limiter.acquire()
+        queued = asyncio.ensure_future(client.clusters.create("8xH100", name="taken").result())
+        await asyncio.sleep(0.1)
+        theirs = await other.clusters.create("8xH100", name="taken").result()
+        await asyncio.sleep(3.0)  # the engine's clock is known to two seconds
+        emulator.faults.add(once(FaultKind.DROP_BEFORE, "/cluster/create"))
+        limiter.release(granted_at)
+        with pytest.raises(ConflictError, match=f"{theirs.id}, which was there before"):
+            await queued
     assert emulator.record.living == [theirs.id]
 
 

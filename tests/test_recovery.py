@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -663,6 +663,21 @@ async def test_a_name_that_looks_like_an_id_is_found_in_the_list(
     scripted.answer("GET /cluster/list", {"clusters": [cluster]})
     scripted.answer("GET /cluster/info/c-1", {"cluster_info": cluster})
     await note(path, scripted.url, sent_at=-1.0, name="c-train", random_name=True)
+    async with client_of(scripted, path) as tp:
+        (operation,) = await tp.recover()
+        assert (await operation).id == "c-1"
+
+
+async def test_a_creation_that_waited_long_is_looked_for_more_than_once(
+    scripted: ScriptedEngine, path: Path
+) -> None:
+    made_at = (datetime.now(UTC) - timedelta(seconds=5)).isoformat()
+    cluster = {"id": "c-1", "name": "late", "status": "RUNNING", "created_at": made_at}
+    scripted.answer("GET /cluster/info/late", {"error": "no such cluster"}, status=404)
+    scripted.answer("GET /cluster/list", {"clusters": []}, times=2)  # it lags behind
+    scripted.answer("GET /cluster/list", {"clusters": [cluster]})
+    scripted.answer("GET /cluster/info/c-1", {"cluster_info": cluster})
+    await note(path, scripted.url, sent_at=-90.0, name="late")
     async with client_of(scripted, path) as tp:
         (operation,) = await tp.recover()
         assert (await operation).id == "c-1"

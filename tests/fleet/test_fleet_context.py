@@ -484,3 +484,7 @@ async def test_what_a_block_makes_is_owned_and_what_up_makes_is_not(engine: Emul
                 entry.resource_id for entry in await tp.journal_entries(ended=True) if entry.intent.ephemeral
             }
             assert owned == {*(cluster.id for cluster in members), members.volumes["data"].id}
+        async with tp.fleet(Fleet("k", [PAIR]), on_failure="keep") as members:
+            entries = await tp.journal_entries(ended=True)
+            kept = {entry.resource_id for entry in entries if not entry.intent.ephemeral}
+            assert kept >= {cluster.id for cluster in members}
