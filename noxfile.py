@@ -88,5 +88,6 @@ def bench(session: nox.Session) -> None:
     install(session, "bench")
     session.run("python", "-m", "tests.benchmarks.polling", *session.posargs)
     if not session.posargs:
+        session.run("python", "-m", "tests.benchmarks.flow")
         session.run("python", "-m", "tests.benchmarks.provisioning")
         session.run("python", "-m", "tests.benchmarks.journal")
