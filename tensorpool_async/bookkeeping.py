@@ -56,6 +56,14 @@ class Marks:
 
 
 UNMARKED = Marks()
+NAMED_AT_RANDOM = Marks(random_name=True)
+
+
+def marks_of(name: str | None, *, ephemeral: bool = False, ttl: float | None = None) -> Marks:
+    """Return the marks of a creation that was asked for by this name."""
+    if ephemeral or ttl is not None:
+        return Marks(random_name=name is None, ephemeral=ephemeral, ttl=ttl)
+    return UNMARKED if name is not None else NAMED_AT_RANDOM
 
 
 class Withdrawn(asyncio.CancelledError):
@@ -73,6 +81,11 @@ class Books:
         self._sending: set[int] = set()
         self._ending: set[int] | None = None
         self._operations: dict[int, Operation[Any]] = {}
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a journal."""
+        return self._journal is not None
 
     @property
     def journal(self) -> Journal:
@@ -156,13 +169,13 @@ class Books:
             begin: Makes the operation of its answer.
 
         Raises:
+            ConfigurationError: There is no journal.
             JournalError: The journal cannot be written, so nothing was sent.
         """
-        if self._journal is None:
-            return begin(await send(request))
-        entry = await self._intend(self._journal, self._intent(request, ticket, marks))
+        journal = self.journal
+        entry = await self._intend(journal, self._intent(request, ticket, marks))
         try:
-            accepted = await self._send(self._journal, entry, request, send)
+            accepted = await self._send(journal, entry, request, send)
             await self._accept(entry, accepted.ticket)
             operation = begin(accepted)
             self.follow(entry, operation)

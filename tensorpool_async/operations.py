@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
-from copy import copy
 from typing import Any, Generic, TypeVar, cast
 
 from tensorpool_async.errors import OperationError, OperationTimeout, TensorPoolError
@@ -17,7 +16,8 @@ from tensorpool_async.protocol import tokens
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Response, answer_of
-from tensorpool_async.story import Trip, Troubles, tell
+from tensorpool_async.protocol.trips import Trip
+from tensorpool_async.story import Troubles, tell
 from tensorpool_async.telling import Teller
 from tensorpool_async.transport import Transport
 
@@ -246,8 +246,7 @@ class Progress:
             self.began = _now()
             self.next_at = self.began + delay
             if trip is not None and trip.eventful:
-                # A copy: what runs later in the submission's context may still write into its own.
-                self.troubles = Troubles(copy(trip))
+                self.troubles = Troubles(trip)
             self._teller.accepted(self._machine, resumed=not accepted)
 
     def explain(self) -> str:
@@ -311,14 +310,14 @@ class Progress:
         if self.done():
             asyncio.get_running_loop().call_soon(callback, self._operation, context=context)
         else:
-            self._open().callbacks.append((callback, context))
+            self._open().callbacks += ((callback, context),)
 
     def remove_callback(self, callback: Callable[[Any], object]) -> int:
         """Forget it; return how often it was there."""
         if self._audience is None:
             return 0
         before = self._audience.callbacks
-        self._audience.callbacks = [entry for entry in before if entry[0] != callback]
+        self._audience.callbacks = tuple(entry for entry in before if entry[0] != callback)
         return len(before) - len(self._audience.callbacks)
 
     def listen(self) -> Listener:
@@ -329,13 +328,14 @@ class Progress:
         if self.done():
             listener.end()
         else:
-            self._open().listeners.append(listener)
+            self._open().listeners += (listener,)
         return listener
 
     def unlisten(self, listener: Listener) -> None:
         """Forget a listener."""
-        if self._audience is not None and listener in self._audience.listeners:
-            self._audience.listeners.remove(listener)
+        if self._audience is not None:
+            others = tuple(other for other in self._audience.listeners if other is not listener)
+            self._audience.listeners = others
 
     def _open(self) -> Audience:
         if self._audience is None:
@@ -394,8 +394,9 @@ class Audience:
 
     def __init__(self) -> None:
         self.waiters: list[asyncio.Future[None]] = []
-        self.callbacks: list[tuple[Callable[[Any], object], contextvars.Context]] = []
-        self.listeners: list[Listener] = []
+        # No lists where nobody is in them, as nearly always: tens of thousands of operations may be in flight.
+        self.callbacks: tuple[tuple[Callable[[Any], object], contextvars.Context], ...] = ()
+        self.listeners: tuple[Listener, ...] = ()
 
 
 class Listener:

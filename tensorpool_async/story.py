@@ -7,55 +7,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import attrs
-
 from tensorpool_async.errors import OperationFailed
 from tensorpool_async.models.enums import RequestStatus
 from tensorpool_async.protocol.operation import OperationMachine
-
-
-SHORTEST_WAIT = 0.1
-"""Seconds below which nobody wants to hear of a wait."""
-
-
-@attrs.define
-class Trip:
-    """What a change goes through until the engine accepts it.
-
-    Attributes:
-        since: When it began to wait for its turn.
-        waited: Seconds that it has waited for its turn.
-        paused: Seconds that it has waited because the engine asked it to.
-        attempts: How often it was sent.
-        rate_limited: How often it was asked to wait.
-        asked_to_wait: Whether it waits because the engine asked it to.
-    """
-
-    since: float
-    waited: float = 0.0
-    paused: float = 0.0
-    attempts: int = 0
-    rate_limited: int = 0
-    asked_to_wait: bool = False
-
-    @property
-    def eventful(self) -> bool:
-        """Whether there is anything to tell of it."""
-        return self.attempts > 1 or self.waited >= SHORTEST_WAIT
-
-    def granted(self, now: float) -> None:
-        """Take down that it is its turn."""
-        wait = max(0.0, now - self.since)
-        if self.asked_to_wait:
-            self.paused += wait
-        else:
-            self.waited += wait
-        self.attempts += 1
-
-    def queues_again(self, since: float, *, asked_to_wait: bool) -> None:
-        """Take down that it will be sent again, and from when on it waits for its turn."""
-        self.since, self.asked_to_wait = since, asked_to_wait
-        self.rate_limited += asked_to_wait
+from tensorpool_async.protocol.trips import SHORTEST_WAIT, Trip
 
 
 class Troubles:

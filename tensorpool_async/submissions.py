@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
@@ -16,8 +17,7 @@ from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.tokens import Accepted, Ticket
-from tensorpool_async.story import Trip
-from tensorpool_async.telling import trip_of_a_change
+from tensorpool_async.protocol.trips import Trip
 from tensorpool_async.transport import Transport
 
 
@@ -113,9 +113,11 @@ class Submitter:
             send: Sends it, where that takes more than sending it.
             marks: What else the journal is told.
         """
-        with trip_of_a_change() as trip:
-            begin = partial(self.begin, trip=trip)
-            return await self.books.record(request, ticket, marks, send or self.transport.send, begin)
+        request.trip = trip = Trip(asyncio.get_running_loop().time())
+        send = send or self.transport.send
+        if not self.books.kept:
+            return self.begin(await send(request), trip)
+        return await self.books.record(request, ticket, marks, send, partial(self.begin, trip=trip))
 
     async def submit_delete(
         self, request: Request[Accepted], gone: Accepted, resource: Resource

@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote
 
@@ -36,7 +33,6 @@ from tensorpool_async.protocol.rate_limits import Limits, is_quota
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response
 from tensorpool_async.secrets import MASK, Secret
-from tensorpool_async.story import Trip
 
 
 WITH_ID = {
@@ -115,27 +111,6 @@ def route_of(path: str) -> tuple[str, str | None]:
     return f"{beginning}/{{id}}", unquote(last)
 
 
-_TRIP: ContextVar[Trip | None] = ContextVar("tensorpool_async_trip", default=None)
-
-
-@contextmanager
-def trip_of_a_change() -> Generator[Trip]:
-    """Take down what the change that is sent within this block goes through."""
-    trip = Trip(asyncio.get_running_loop().time())
-    token = _TRIP.set(trip)
-    try:
-        yield trip
-    finally:
-        _TRIP.reset(token)
-
-
-def note_turn(now: float) -> None:
-    """Take down, for the change that is being submitted, that it is its turn."""
-    trip = _TRIP.get()
-    if trip is not None:
-        trip.granted(now)
-
-
 class Attempt:
     """One HTTP attempt, as it is told."""
 
@@ -207,10 +182,9 @@ class Teller:
     def retried(self, request: Request[Any], error: TensorPoolError, attempt: int, delay: float) -> None:
         """Tell that a request is sent again."""
         pause = error.retry_after if isinstance(error, StatusError) else None
-        trip = _TRIP.get()
-        if trip is not None and request.lane is Lane.CHANGE:
+        if request.trip is not None:
             asked_to_wait = isinstance(error, RateLimited) or (pause is not None and delay == 0.0)
-            trip.queues_again(asyncio.get_running_loop().time() + delay, asked_to_wait=asked_to_wait)
+            request.trip.queues_again(asyncio.get_running_loop().time() + delay, asked_to_wait=asked_to_wait)
         if self._is_heard(logging.INFO):
             why, delay = self.clean(str(error)), delay or pause or 0.0
             self.emit(RequestRetried(**self._about(request, attempt), why=why, delay=delay))

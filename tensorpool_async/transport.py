@@ -42,6 +42,7 @@ from tensorpool_async.protocol.rate_limits import limits_of
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response, answer_of, error_of
 from tensorpool_async.protocol.retries import (
+    UNTRIED,
     RetryPolicy,
     Tries,
     Verdict,
@@ -51,7 +52,7 @@ from tensorpool_async.protocol.retries import (
 )
 from tensorpool_async.protocol.retry_after import clock_offset
 from tensorpool_async.secrets import MASK, MaskedHeader, Secret
-from tensorpool_async.telling import Attempt, Teller, note_turn
+from tensorpool_async.telling import Attempt, Teller
 from tensorpool_async.version import VERSION
 
 
@@ -255,7 +256,7 @@ class Transport:
             DecodeError: Its answer cannot be read.
             AmbiguousOutcomeError: It changes something, and whether it did is not known.
         """
-        tries = Tries()
+        tries = UNTRIED
         while True:
             try:
                 response = await self.attempt(request, exchange, number=tries.failed + tries.rate_limited + 1)
@@ -292,10 +293,10 @@ class Transport:
         granted_at = await self.limiter.acquire(request.lane)
         told: Attempt | None = None
         try:
-            if request.lane is Lane.CHANGE:
-                note_turn(granted_at)
             if request.leaving is not None:
                 request.leaving()
+            if request.trip is not None:
+                request.trip.departs(granted_at, time.time())
             if self._listened_to or logger.isEnabledFor(logging.DEBUG):
                 told = self.teller.sent(request, number)
             if exchange is None:

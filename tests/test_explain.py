@@ -26,7 +26,8 @@ from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import Event, OperationAccepted
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.tokens import Ticket
-from tensorpool_async.story import Trip, Troubles, tell
+from tensorpool_async.protocol.trips import Trip
+from tensorpool_async.story import Troubles, tell
 from tests.echoing import KEY, echo_the_key
 from tests.scripted import ScriptedEngine
 
@@ -209,9 +210,9 @@ def test_the_lines_of_a_story() -> None:
     )
     times = Told()
     trip = Trip(0.0)
-    trip.granted(2.0)
+    trip.departs(2.0, 0.0)
     trip.queues_again(2.5, asked_to_wait=True)
-    trip.granted(5.5)
+    trip.departs(5.5, 0.0)
     times.troubles = Troubles(trip)
     times.troubles.retrying = 2
     assert tell(machine, times, 20.0) == (

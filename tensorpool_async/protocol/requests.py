@@ -13,6 +13,7 @@ import attrs
 
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.protocol.responses import Answer
+from tensorpool_async.protocol.trips import Trip
 
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class Request(Generic[T]):
             `NotFound`.
         leaving: Called at each attempt, once it holds a slot and right before it goes on the wire: what is kept of a
             request before it is sent is kept here, and not while it queues. If it raises, nothing is sent.
+        trip: What takes down what it goes through, where somebody wants to know.
     """
 
     method: str
@@ -95,3 +97,4 @@ class Request(Generic[T]):
     name: str | None = attrs.field(default=None, kw_only=True)
     when_gone: Callable[[], T] | None = attrs.field(default=None, kw_only=True)
     leaving: Callable[[], object] | None = attrs.field(default=None, kw_only=True)
+    trip: Trip | None = attrs.field(default=None, kw_only=True)

@@ -104,6 +104,9 @@ class Tries:
         )
 
 
+UNTRIED = Tries()
+
+
 def classify(error: TensorPoolError) -> Failure:
     """Say how a request failed."""
     if isinstance(error, ConnectionFailed):

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from tensorpool_async.bookkeeping import Marks
+from tensorpool_async.bookkeeping import Marks, marks_of
 from tensorpool_async.errors import ConflictError, DecodeError, NotFound, StatusError
 from tensorpool_async.models.cluster import Cluster, Quote
 from tensorpool_async.models.enums import ClusterStatus, OperationKind, RequestStatus
@@ -30,6 +30,10 @@ from tensorpool_async.transport import Transport
 NAME_PREFIX = "tpa-"
 NAME_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # without those that look like others
 ID_PREFIX = "c-"
+
+CREATE = path_of("cluster", "create")
+
+_read_id = as_text("cluster_id", CREATE)
 
 ClusterLike = Cluster | str
 """A cluster, or its id."""
@@ -84,14 +88,12 @@ def creation_of(options: ClusterOptions) -> Request[Accepted]:
     }
     body |= {"public_keys": keys} if keys else {}
     body |= {"container": options.container} if options.container is not None else {}
-    path = path_of("cluster", "create")
-    read_id = as_text("cluster_id", path)
-
-    def accepted(answer: Answer) -> Accepted:
-        return accepted_as(answer, OperationKind.CLUSTER_CLAIM, read_id(answer))
-
     kind = OperationKind.CLUSTER_CLAIM
-    return Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
+    return Request("POST", CREATE, _read_creation, json=body, lane=Lane.CHANGE, kind=kind, name=name)
+
+
+def _read_creation(answer: Answer) -> Accepted:
+    return accepted_as(answer, OperationKind.CLUSTER_CLAIM, _read_id(answer))
 
 
 def id_of(cluster: ClusterLike) -> str:
@@ -162,7 +164,7 @@ class Clusters:
             OperationFailed: The engine accepted it and failed later, for lack of capacity for example. The failed
                 cluster keeps its name until it is destroyed.
         """
-        marks = Marks(random_name=name is None, ephemeral=owned, ttl=ttl)
+        marks = marks_of(name, ephemeral=owned, ttl=ttl)
         self._submitter.books.check_marks(marks)
         request = creation_of(
             ClusterOptions(
@@ -280,7 +282,7 @@ class Clusters:
             TensorPoolError: On the way in, as for `create` and its operation. On the way out, if it could not be
                 destroyed; where the body raised, its error gets a note of that instead.
         """
-        marks = Marks(random_name=name is None, ephemeral=True, ttl=ttl)
+        marks = marks_of(name, ephemeral=True, ttl=ttl)
         self._submitter.books.check_marks(marks)
         request = creation_of(
             ClusterOptions(

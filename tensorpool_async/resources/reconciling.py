@@ -8,9 +8,10 @@ engine itself sees to it that there is only one. Other changes are not sent agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -66,14 +67,14 @@ class Reconciler:
         self._submitter = submitter
         self._transport = submitter.transport
         self._ours: set[str] = set()
-        self._turns: dict[tuple[str, str | None], tuple[asyncio.Lock, int]] = {}
+        self._turns = WeakValueDictionary[tuple[str, str | None], asyncio.Lock]()
 
     async def create(
         self,
         request: Request[Accepted],
         find: Find,
         marks: Marks,
-        withdrawn: Callable[[], bool] = lambda: False,
+        withdrawn: Callable[[], bool] | None = None,
     ) -> Operation[Any]:
         """Create a resource: exactly one, whatever becomes of the answers.
 
@@ -83,21 +84,16 @@ class Reconciler:
             request: What creates it.
             find: Finds a resource by its name.
             marks: Whether the name was given at random, and what else the journal is told.
-            withdrawn: Whether it is no longer wanted; asked before each attempt, as long as none can have made it.
+            withdrawn: Whether it is no longer wanted; asked before each attempt, as long as none can have made it. None
+                where it is wanted in any case.
 
         Raises:
             ConflictError: A resource of that name was there before, or is another call's.
             AmbiguousOutcomeError: Whether it was made cannot be found out.
             Withdrawn: It was withdrawn, and is not made.
         """
-
-        async def send(request: Request[Accepted]) -> Accepted:
-            departure = _Departure(request, self._transport.now)
-            first = _revocable(departure.request, withdrawn)
-            accepted = await self._create(departure, first, find, random_name=marks.random_name)
-            self._remember(accepted)
-            return accepted
-
+        # Of these, tens of thousands may wait for their turn: no frame and no closure more than it takes.
+        send = partial(self._create, find=find, random_name=marks.random_name, withdrawn=withdrawn)
         async with self._turn(request):
             return await self._submitter.submit(request, Ticket(request.kind), send, marks)
 
@@ -183,17 +179,22 @@ class Reconciler:
         raise lost or setback or AmbiguousOutcomeError(f"{request.name!r} was not sent", name=request.name)
 
     async def _create(
-        self, departure: _Departure, first: Request[Accepted], find: Find, *, random_name: bool
+        self,
+        request: Request[Accepted],
+        *,
+        find: Find,
+        random_name: bool,
+        withdrawn: Callable[[], bool] | None,
     ) -> Accepted:
-        request = departure.request
+        first = request if withdrawn is None else _revocable(request, withdrawn)
         sent_at = 0.0
         lost: AmbiguousOutcomeError | None = None
         for tries in range(1, self._rounds() + 1):
             try:
-                return await self._transport.send(first if lost is None else request)
+                accepted = await self._transport.send(first if lost is None else request)
             except AmbiguousOutcomeError as error:
                 # Attempts before the first that was lost were refused: what is older than that one is not ours.
-                sent_at = sent_at if lost is not None else departure.at
+                sent_at = sent_at if lost is not None else self._left_at(request)
                 lost, taken = error, False
             except ConflictError:
                 if lost is None:
@@ -201,6 +202,9 @@ class Reconciler:
                 taken = True  # by this call's own lost attempt, or by another's
             except TensorPoolError as error:
                 _refused_after(lost, error)
+            else:
+                self._remember(accepted)
+                return accepted
             try:
                 found = await self.look(find, request.name or "", until_seen=taken)
             except TensorPoolError as error:
@@ -258,6 +262,7 @@ class Reconciler:
             raise lost
         kind = request.kind
         request_ids = () if found.request_id is None else (found.request_id,)
+        self._ours.add(found.resource_id)
         return Accepted(Ticket(kind, found.resource_id, request_ids))
 
     async def _shows(self, ticket: Ticket, lost: AmbiguousOutcomeError) -> bool:
@@ -283,20 +288,12 @@ class Reconciler:
         pause = backoff(self._transport.retry, tries, self._transport.random.random())
         await asyncio.sleep(min(LONGEST_PAUSE, pause))
 
-    @asynccontextmanager
-    async def _turn(self, request: Request[Any]) -> AsyncGenerator[None]:
-        key = (request.path, request.name)
-        lock, waiting = self._turns.get(key, (asyncio.Lock(), 0))
-        self._turns[key] = (lock, waiting + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            waiting = self._turns[key][1] - 1
-            if waiting:
-                self._turns[key] = (lock, waiting)
-            else:
-                del self._turns[key]
+    def _turn(self, request: Request[Any]) -> asyncio.Lock:
+        """Return what lets one change at a time make a resource of that name; it lives as long as somebody holds it."""
+        return self._turns.setdefault((request.path, request.name), asyncio.Lock())
+
+    def _left_at(self, request: Request[Any]) -> float:
+        return self._transport.now() if request.trip is None else request.trip.left_at
 
 
 def _revocable(request: Request[Accepted], withdrawn: Callable[[], bool]) -> Request[Accepted]:
@@ -317,26 +314,6 @@ class _Joined(Withdrawn):
     def __init__(self, accepted: Accepted) -> None:
         super().__init__("somebody else has made it")
         self.accepted = accepted
-
-
-class _Departure:
-    """A request that knows when it was last sent.
-
-    Attributes:
-        request: The request.
-        at: The time, in seconds since the epoch.
-    """
-
-    def __init__(self, request: Request[Accepted], now: Callable[[], float]) -> None:
-        self.at: float = now()
-        self._now = now
-        self._told = request.leaving
-        self.request: Request[Accepted] = attrs.evolve(request, leaving=self._leave)
-
-    def _leave(self) -> None:
-        self.at = self._now()
-        if self._told is not None:
-            self._told()
 
 
 def _refused_after(lost: AmbiguousOutcomeError | None, error: TensorPoolError) -> NoReturn:

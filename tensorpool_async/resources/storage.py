@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from tensorpool_async.bookkeeping import Marks
+from tensorpool_async.bookkeeping import marks_of
 from tensorpool_async.errors import DecodeError
 from tensorpool_async.models.cluster import Quote
 from tensorpool_async.models.enums import OperationKind
@@ -73,7 +73,7 @@ class Storage:
                 `.name` is the one to look for.
         """
         _check_size(size_gb)
-        marks = Marks(random_name=name is None, ephemeral=owned, ttl=ttl)
+        marks = marks_of(name, ephemeral=owned, ttl=ttl)
         self._submitter.books.check_marks(marks)
         name = new_name(name)
         body = {"size": size_gb, "name": name, "deletion_protection": deletion_protection}
