@@ -195,7 +195,7 @@ class Operation(Generic[T]):
             accepted: Whether the engine has accepted it just now; else it is found again.
             trip: What its submission went through.
         """
-        self._progress.begin(delay, accepted=accepted, trip=trip)
+        self._progress.begin(accepted=accepted, trip=trip)
         self._poller.follow(self._progress, delay)
 
     def __repr__(self) -> str:
@@ -207,7 +207,7 @@ class Operation(Generic[T]):
     def _follow(self) -> None:
         self._transport.check_loop()
         if not self.done():
-            self._progress.begin(0.0)
+            self._progress.begin()
             self._poller.follow(self._progress, 0.0)
 
     async def _wait(self, timeout: float) -> None:
@@ -240,11 +240,10 @@ class Progress:
         """Whether the operation has ended."""
         return self._machine.done or self._machine.error is not None
 
-    def begin(self, delay: float, *, accepted: bool = False, trip: Trip | None = None) -> None:
+    def begin(self, *, accepted: bool = False, trip: Trip | None = None) -> None:
         """Take down that it is followed from now on, where it was not yet."""
         if self.began is None:
             self.began = _now()
-            self.next_at = self.began + delay
             if trip is not None and trip.eventful:
                 self.troubles = Troubles(trip)
             self._teller.accepted(self._machine, resumed=not accepted)
@@ -274,8 +273,6 @@ class Progress:
             self._note_trouble(response.status)
         if delay is None:
             self._finish()
-        else:
-            self.next_at = _now() + delay
         return delay
 
     def receive_failure(self, error: TensorPoolError, share: float) -> float | None:
@@ -283,9 +280,7 @@ class Progress:
         if self.done():
             return None
         self._note_trouble(0)
-        delay = self._machine.receive_failure(error, share)
-        self.next_at = _now() + delay
-        return delay
+        return self._machine.receive_failure(error, share)
 
     def end(self, error: TensorPoolError) -> None:
         """End the wait with an error that is not the engine's word."""

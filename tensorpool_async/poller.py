@@ -21,7 +21,13 @@ from tensorpool_async.transport import Transport
 
 
 class Pollable(Protocol):
-    """What the poller needs of an operation."""
+    """What the poller needs of an operation.
+
+    Attributes:
+        next_at: When it is polled next, on the clock of the event loop; the poller says so.
+    """
+
+    next_at: float
 
     def next_request(self) -> Request[Any]:
         """Return what to ask."""
@@ -68,7 +74,8 @@ class Poller:
             self._followed.add(operation)
             loop = asyncio.get_running_loop()
             self._count += 1
-            heapq.heappush(self._heap, (loop.time() + delay, self._count, operation))
+            operation.next_at = due = loop.time() + delay
+            heapq.heappush(self._heap, (due, self._count, operation))
             self._set_timer(loop)
 
     async def aclose(self) -> None:
@@ -139,7 +146,8 @@ class Poller:
                     self._followed.discard(operation)
                 else:
                     self._count += 1
-                    heapq.heappush(self._heap, (now + delay, self._count, operation))
+                    operation.next_at = due = now + delay
+                    heapq.heappush(self._heap, (due, self._count, operation))
                 operation = self._next(now)
         finally:
             # Here and not in a callback of the task, which would come later: what falls due in between would see a

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 MASK = "********"
 
+_MASK = MASK.encode()
+
 
 class Secret:
     """A secret text, masked wherever it might be shown: in `repr`, `str`, f-strings and logs.
@@ -15,14 +17,19 @@ class Secret:
     `reveal()` is the only way to the text. A secret cannot be pickled, since what is pickled ends in files.
     """
 
-    __slots__ = ("_text",)
+    __slots__ = ("_bytes", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._bytes = text.encode()
 
     def reveal(self) -> str:
         """Return the text itself; keep it out of everything that is printed or stored."""
         return self._text
+
+    def mask(self, text: bytes) -> bytes:
+        """Return what was received without the secret."""
+        return text.replace(self._bytes, _MASK)
 
     def __repr__(self) -> str:
         return f"Secret('{MASK}')"
@@ -33,7 +40,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
+        return hmac.compare_digest(self._bytes, other._bytes)
 
     def __hash__(self) -> int:
         return hash((Secret, self._text))

@@ -51,7 +51,7 @@ from tensorpool_async.protocol.retries import (
     judge,
 )
 from tensorpool_async.protocol.retry_after import clock_offset
-from tensorpool_async.secrets import MASK, MaskedHeader, Secret
+from tensorpool_async.secrets import MaskedHeader, Secret
 from tensorpool_async.telling import Attempt, Teller
 from tensorpool_async.version import VERSION
 
@@ -429,9 +429,7 @@ class Transport:
                 raise
             lost = RequestTimeout(NO_ANSWER)
         else:
-            secret = self._key.reveal().encode()
-            if secret in body:  # an engine may quote the key, also in the sentence of a FAILED
-                body = body.replace(secret, MASK.encode())
+            body = self._key.mask(body)  # an engine may quote the key, also in the sentence of a FAILED
             self._last = response = Response(answer.status, answer.headers, body, time.time())
             return response
         finally:

@@ -71,8 +71,8 @@ def _make_structure_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
 def _make_quick_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
     fields = [field for field in attrs.fields(attrs.resolve_types(kind)) if field.name != "extra"]
     recipes = [(field.name, wire_names_of_field(field), _quick_structure(field.type)) for field in fields]
-    plain = [(name, wire[0], make) for name, wire, make in recipes if len(wire) == 1]
-    renamed = [recipe for recipe in recipes if len(recipe[1]) > 1]
+    preferred = {wire[0]: (name, make) for name, wire, make in recipes}
+    renamed = [(name, wire[1:], make) for name, wire, make in recipes if len(wire) > 1]
     absent = {
         field.name: None
         for field in fields
@@ -82,15 +82,17 @@ def _make_quick_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
     def hook(data: Any, _: Any) -> Any:
         if not isinstance(data, dict):
             raise TypeError("expected an object")
-        extra = cast("dict[str, Any]", data).copy()
+        extra: dict[str, Any] = {}
         known: dict[str, Any] = absent.copy()
-        for name, wire_name, make in plain:
-            value = extra.pop(wire_name, None)
-            if value is not None:
-                known[name] = make(value)
-        for name, wire_names, make in renamed:
-            _take_renamed(extra, known, name, wire_names, make)
+        for wire_name, value in cast("dict[str, Any]", data).items():
+            recipe = preferred.get(wire_name)
+            if recipe is None:
+                extra[wire_name] = value
+            elif value is not None:
+                known[recipe[0]] = recipe[1](value)
         if extra:
+            for name, wire_names, make in renamed:
+                _take_renamed(extra, known, name, wire_names, make)
             known["extra"] = extra
         return kind(**known)
 

@@ -52,7 +52,7 @@ def new_name(name: str | None) -> str:
     return name
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ClusterOptions:
     """What a cluster is asked for with; see `Clusters.create`."""
 
@@ -86,8 +86,10 @@ def creation_of(options: ClusterOptions) -> Request[Accepted]:
         "deletion_protection": options.deletion_protection,
         "save_keys": options.save_keys,
     }
-    body |= {"public_keys": keys} if keys else {}
-    body |= {"container": options.container} if options.container is not None else {}
+    if keys:
+        body["public_keys"] = keys
+    if options.container is not None:
+        body["container"] = options.container
     kind = OperationKind.CLUSTER_CLAIM
     return Request("POST", CREATE, _read_creation, json=body, lane=Lane.CHANGE, kind=kind, name=name)
 
