@@ -96,16 +96,15 @@ ONCE_ONLY: tuple[aiohttp.ClientMiddlewareType, ...] = (_send_once,)
 
 
 def _read_less_at_a_time(connection: Connection) -> None:
-    """Have a connection's reads ask for no more memory than glibc's allocator has at hand.
+    """Have the reads of a plain connection ask for no more memory than an allocator has at hand.
 
-    asyncio asks for 256 KiB for each, also for an answer of 300 bytes. As soon as the heap of a process has no such hole,
-    each is mapped anew and unmapped again, at a fifth of what a poll costs. Event loops that know no such number have
-    their own buffers.
+    asyncio asks for 256 KiB for each, also for an answer of 300 bytes. Where the heap of a process happens to have no such
+    hole, glibc maps each anew and unmaps it again, for a fifth of what a poll costs. Connections over TLS, and event
+    loops with buffers of their own, know no such number.
     """
     transport: Any = connection.transport
-    reader: Any = getattr(transport, "_ssl_protocol", transport)
-    if getattr(reader, "max_size", 0) > READ_SIZE:
-        reader.max_size = READ_SIZE
+    if getattr(transport, "max_size", 0) > READ_SIZE:
+        transport.max_size = READ_SIZE
 
 
 class _OnceOnlyResponse(aiohttp.ClientResponse):

@@ -195,6 +195,20 @@ async def test_the_story_does_not_hold_the_key(scripted: ScriptedEngine) -> None
     assert "RETRYING once" in operation.explain()
 
 
+async def test_asking_in_between_does_not_put_off_the_next_poll(scripted: ScriptedEngine) -> None:
+    said = {"request_id": "r-1", "request_type": "CLUSTER_CLAIM", "status": "PROCESSING"}
+    for message, pace in (("soon", "50"), ("later", "900")):
+        answer = {**said, "external_message": message}
+        scripted.answer("GET /request/info/r-1", answer, headers={"Retry-After": pace})
+    async with TensorPool(KEY, base_url=scripted.url, polling=PollPolicy(jitter=0)) as tp:
+        operation = tp.operation("r-1")
+        while not operation.polls:
+            await asyncio.sleep(0.01)
+        assert (await operation.refresh()).external_message == "later"
+        seconds = float(operation.explain().rpartition("next poll in ")[2].removesuffix(" s"))
+    assert 40 < seconds <= 50
+
+
 class Told:
     """The times of an operation, as a test sets them."""
 

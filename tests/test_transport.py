@@ -44,7 +44,7 @@ from tensorpool_async import (
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.protocol.requests import Lane, Request
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport import READ_SIZE, Transport
 from tests.scripted import ScriptedEngine, drop
 
 
@@ -584,3 +584,22 @@ async def test_a_proxy_of_the_environment_is_not_used_where_it_is_not_to_be(
     async with TensorPool(KEY, base_url=scripted.url) as tp:
         assert (await tp.clusters.get("c-1")).id == "c-1"
     assert len(scripted.seen) == 2
+
+
+async def test_a_connection_reads_no_more_at_a_time_than_an_allocator_has_at_hand(
+    scripted: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+    transports: list[Any] = []
+
+    async def connect_and_keep(*args: Any, **options: Any) -> Any:
+        transport, protocol = await connect(*args, **options)
+        transports.append(transport)
+        return transport, protocol
+
+    monkeypatch.setattr(loop, "create_connection", connect_and_keep)
+    scripted.answer("GET /cluster/info/c-1", CLUSTER)
+    async with TensorPool(KEY, base_url=scripted.url) as tp:
+        assert (await tp.clusters.get("c-1")).id == "c-1"
+    assert [transport.max_size for transport in transports] == [READ_SIZE]
