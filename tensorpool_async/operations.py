@@ -225,7 +225,7 @@ class Operation(Generic[T]):
 class Progress:
     """What the poller sees of an operation, and what it tells those who wait; see also `story.Times`."""
 
-    __slots__ = ("_audience", "_machine", "_operation", "_teller", "began", "next_at", "troubles")
+    __slots__ = ("_audience", "_machine", "_operation", "_teller", "_waiter", "began", "next_at", "troubles")
 
     def __init__(self, machine: OperationMachine, operation: Operation[Any], teller: Teller) -> None:
         self._machine = machine
@@ -234,6 +234,9 @@ class Progress:
         self.began: float | None = None
         self.next_at: float = 0.0
         self.troubles: Troubles | None = None
+        self._waiter: asyncio.Future[None] | None = (
+            None  # most have at most this one, and no audience besides
+        )
         self._audience: Audience | None = None
 
     def done(self) -> bool:
@@ -291,12 +294,17 @@ class Progress:
     def add_waiter(self) -> asyncio.Future[None]:
         """Return a future that ends with the operation, and that nobody else waits for."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._open().waiters.append(waiter)
+        if self._waiter is None:
+            self._waiter = waiter
+        else:
+            self._open().waiters.append(waiter)
         return waiter
 
     def remove_waiter(self, waiter: asyncio.Future[None]) -> None:
         """Forget a future of `add_waiter`."""
-        if self._audience is not None and waiter in self._audience.waiters:
+        if waiter is self._waiter:
+            self._waiter = None
+        elif self._audience is not None and waiter in self._audience.waiters:
             self._audience.waiters.remove(waiter)
 
     def add_callback(self, callback: Callable[[Any], object]) -> None:
@@ -366,6 +374,9 @@ class Progress:
         if machine.error is not None:
             machine.error.bind(self._operation).add_note(self.explain())
         self._teller.ended(machine, 0.0 if self.began is None else self.next_at - self.began)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
         audience, self._audience = self._audience, None
         if audience is None:
             return
@@ -383,7 +394,7 @@ def _now() -> float:
 
 
 class Audience:
-    """Who wants to hear of an operation; most operations have none, or one who waits."""
+    """Who wants to hear of an operation, besides the one who waits."""
 
     __slots__ = ("callbacks", "listeners", "waiters")
 

@@ -40,6 +40,8 @@ from tensorpool_async.protocol.responses import Answer, Response, answer_of
 from tensorpool_async.protocol.tokens import Ticket
 
 
+REQUEST_INFO = path_of("request", "info")
+
 LASTING_404 = 5
 """How many polls in a row find nothing until that is believed: what was just made may not be visible everywhere."""
 
@@ -166,7 +168,7 @@ class OperationMachine:
         request = self._request
         if request is None:
             if self.phase is Phase.FOLLOWING:
-                path = path_of("request", "info", self.request_ids[self._index])
+                path = path_of(self.request_ids[self._index], under=REQUEST_INFO)
                 request = Request("GET", path, lane=Lane.POLL)
             else:
                 request = self._rule().resource.read(self.resource_id or "", lane=Lane.POLL)

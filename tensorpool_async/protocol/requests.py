@@ -29,8 +29,12 @@ class Lane(IntEnum):
     POLL = 2
 
 
-def path_of(*segments: str) -> str:
+def path_of(*segments: str, under: str = "") -> str:
     """Join the segments to a path, each quoted as one segment.
+
+    Args:
+        segments: The segments.
+        under: A path that stands before them.
 
     Raises:
         ValueError: A segment is empty, or is a dot segment, which URLs resolve to another path.
@@ -38,7 +42,7 @@ def path_of(*segments: str) -> str:
     for segment in segments:
         if not segment or segment in {".", ".."}:
             raise ValueError(f"{segment!r} cannot be part of a path")
-    return "/" + "/".join([_quoted(segment) for segment in segments])
+    return f"{under}/{'/'.join([_quoted(segment) for segment in segments])}"
 
 
 def _quoted(segment: str) -> str:

@@ -227,6 +227,41 @@ async def create(tp: Any, name: str) -> Any:
     return await tp.clusters.create("8xH100", name=name)
 
 
+async def provision_bare(url: str, operations: int, polls: int) -> dict[str, float]:
+    """Make the same requests with an `aiohttp.ClientSession` as it comes, one after the other, and wait for nothing."""
+    aiohttp = import_module("aiohttp")
+    async with aiohttp.ClientSession(headers=HEADERS) as session:
+
+        async def post(name: str) -> None:
+            body = {
+                "instance_type": "8xH100",
+                "num_nodes": 1,
+                "tp_cluster_name": name,
+                "deletion_protection": False,
+                "save_keys": True,
+            }
+            async with session.post(f"{url}/cluster/create", json=body) as answer:
+                json.loads(await answer.read())
+
+        async def get(path: str) -> None:
+            async with session.get(url + path) as answer:
+                json.loads(await answer.read())
+
+        async def work(requests: Iterator[tuple[Callable[[str], Awaitable[None]], str]]) -> None:
+            for send, argument in requests:
+                await send(argument)
+
+        numbers = range(1, operations + 1)
+        requests = itertools.chain(
+            ((post, f"w-{number}") for number in numbers),
+            ((get, f"/request/info/{one}") for _ in range(polls) for one in ids(operations)),
+            ((get, f"/cluster/info/c-{number:08d}") for number in numbers),
+        )
+        begun = time.perf_counter()
+        await asyncio.gather(*(work(requests) for _ in range(IN_FLIGHT)))
+        return {"wall": time.perf_counter() - begun}
+
+
 async def memory(url: str, operations: int, *, gather: bool) -> dict[str, float]:
     """Measure the memory of operations, each of which was polled at least once."""
     package = import_module("tensorpool_async")
@@ -261,6 +296,7 @@ async def lateness(url: str, operations: int, seconds: float, spread: float) -> 
 MEASUREMENTS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, float]]]] = {
     "polls": polls,
     "provision": provision,
+    "provision_bare": provision_bare,
     "memory": memory,
     "lateness": lateness,
 }
