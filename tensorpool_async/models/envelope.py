@@ -29,7 +29,9 @@ def unwrap(body: Any, key: str, kind: type[T], *, known_id: str | None = None, p
         DecodeError: There is no such model in the answer.
     """
     data = _find_object(_as_object(body, path), key)
-    if known_id is not None and all(data.get(name) is None for name in wire_names_of(kind, "id")):
+    if known_id is not None and not any(
+        data.get(name) is not None for name in wire_names_of(cast("Any", kind), "id")
+    ):
         data = {**data, "id": known_id}
     return structure(data, kind, path=path)
 

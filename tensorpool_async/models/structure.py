@@ -76,6 +76,7 @@ def wire_names_of_field(field: attrs.Attribute[Any]) -> tuple[str, ...]:
     return cast("tuple[str, ...]", field.metadata.get(WIRE_NAMES, (field.name,)))
 
 
+@cache
 def wire_names_of(kind: type[Any], name: str) -> tuple[str, ...]:
     """Return the names that a field of a class goes by on the wire, the preferred one first."""
     return wire_names_of_field(attrs.fields_dict(kind)[name])

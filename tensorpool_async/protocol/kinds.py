@@ -31,18 +31,18 @@ class Resource:
     """A sort of thing that operations work on.
 
     Attributes:
-        segments: The path below which one of them is read, its id to follow.
+        path: The path below which one of them is read, its id to follow.
         key: Where the answer holds it.
         model: Returns the class that it is read as, which is loaded by the first who reads one.
     """
 
-    segments: tuple[str, ...]
+    path: str
     key: str
     model: Callable[[], type[Any]]
 
     def read(self, resource_id: str, *, lane: Lane = Lane.READ) -> Request[Any]:
         """Make the request that reads one of them."""
-        path = path_of(*self.segments, resource_id)
+        path = path_of(resource_id, under=self.path)
 
         def decode(answer: Any) -> Any:
             return unwrap(answer.body, self.key, self.model(), known_id=resource_id, path=path)
@@ -50,9 +50,9 @@ class Resource:
         return Request("GET", path, decode, lane=lane)
 
 
-CLUSTER = Resource(("cluster", "info"), "cluster_info", lambda: models.Cluster)
-STORAGE = Resource(("storage", "info"), "storage_info", lambda: models.StorageVolume)
-JOB = Resource(("job", "info"), "job_info", lambda: models.Job)
+CLUSTER = Resource("/cluster/info", "cluster_info", lambda: models.Cluster)
+STORAGE = Resource("/storage/info", "storage_info", lambda: models.StorageVolume)
+JOB = Resource("/job/info", "job_info", lambda: models.Job)
 
 Judge = Callable[[Any, Mapping[str, Any]], Sign]
 

@@ -40,7 +40,7 @@ from tensorpool_async.protocol.responses import Answer, Response, answer_of
 from tensorpool_async.protocol.tokens import Ticket
 
 
-REQUEST_INFO = path_of("request", "info")
+REQUEST_INFO = "/request/info"
 
 LASTING_404 = 5
 """How many polls in a row find nothing until that is believed: what was just made may not be visible everywhere."""
@@ -185,9 +185,9 @@ class OperationMachine:
                 asked changes nothing: the request's last word would else be read as the cluster.
         """
         self.polls += 1
-        if self.done:
+        if self.phase is Phase.DONE:
             return None
-        request = self.next_request()
+        request = self._request or self.next_request()
         if asked is not None and asked is not request and asked.path != request.path:
             return 0.0
         if response.status == 200 and hash(response.body) == self._seen:

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NoReturn
-from weakref import WeakValueDictionary
 
 import attrs
 
@@ -25,6 +24,7 @@ from tensorpool_async.errors import (
     StatusError,
     TensorPoolError,
 )
+from tensorpool_async.flow.turns import Turns
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.kinds import KINDS, Sign
 from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
@@ -67,7 +67,7 @@ class Reconciler:
         self._submitter = submitter
         self._transport = submitter.transport
         self._ours: set[str] = set()
-        self._turns = WeakValueDictionary[tuple[str, str | None], asyncio.Lock]()
+        self._turns = Turns()
 
     async def create(
         self,
@@ -92,10 +92,14 @@ class Reconciler:
             AmbiguousOutcomeError: Whether it was made cannot be found out.
             Withdrawn: It was withdrawn, and is not made.
         """
-        # Of these, tens of thousands may wait for their turn: no frame and no closure more than it takes.
+        # Of these, tens of thousands may wait for a slot: no frame and no closure more than it takes.
         send = partial(self._create, find=find, random_name=marks.random_name, withdrawn=withdrawn)
-        async with self._turn(request):
+        turn = _turn_of(request)
+        await self._turns.take(turn)
+        try:
             return await self._submitter.submit(request, Ticket(request.kind), send, marks)
+        finally:
+            self._turns.give_back(turn)
 
     async def ensure(
         self, request: Request[Accepted], join: Callable[[], Awaitable[Accepted | None]], marks: Marks
@@ -119,7 +123,7 @@ class Reconciler:
             return accepted
 
         ticket = Ticket(request.kind)
-        async with self._turn(request):
+        async with self._turns.of(_turn_of(request)):
             there = await join()
             # What is there already is another's: how long it may live is not for this call to say.
             try:
@@ -288,10 +292,6 @@ class Reconciler:
         pause = backoff(self._transport.retry, tries, self._transport.random.random())
         await asyncio.sleep(min(LONGEST_PAUSE, pause))
 
-    def _turn(self, request: Request[Any]) -> asyncio.Lock:
-        """Return what lets one change at a time make a resource of that name; it lives as long as somebody holds it."""
-        return self._turns.setdefault((request.path, request.name), asyncio.Lock())
-
     def _left_at(self, request: Request[Any]) -> float:
         return self._transport.now() if request.trip is None else request.trip.left_at
 
@@ -306,6 +306,10 @@ def _revocable(request: Request[Accepted], withdrawn: Callable[[], bool]) -> Req
             request.leaving()
 
     return attrs.evolve(request, leaving=leaving)
+
+
+def _turn_of(request: Request[Any]) -> tuple[str, str | None]:
+    return request.path, request.name
 
 
 class _Joined(Withdrawn):

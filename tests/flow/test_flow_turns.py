@@ -1,0 +1,110 @@
+"""One at a time for each key (design, section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tensorpool_async.flow.turns import Turns
+
+
+async def let_run() -> None:
+    """Let each task come as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Line:
+    """Tasks that want the turn of one key, and what they did."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.done: list[str] = []
+        self.leave = asyncio.Event()
+
+    def join(self, name: str, key: str = "key") -> asyncio.Task[None]:
+        """Have a task that takes the turn and holds it until `leave`."""
+
+        async def work() -> None:
+            async with self.turns.of(key):
+                self.done.append(name)
+                await self.leave.wait()
+
+        return asyncio.create_task(work())
+
+
+async def test_first_come_first_served_one_at_a_time() -> None:
+    line = Line(Turns())
+    tasks = [line.join(name) for name in "abc"]
+    await let_run()
+    assert line.done == ["a"]
+    line.leave.set()
+    await asyncio.gather(*tasks)
+    assert line.done == ["a", "b", "c"]
+
+
+async def test_keys_do_not_wait_for_each_other() -> None:
+    line = Line(Turns())
+    tasks = [line.join(name, key=name) for name in "abc"]
+    await let_run()
+    assert line.done == ["a", "b", "c"]
+    line.leave.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_who_comes_while_the_turn_is_passed_on_waits_for_it() -> None:
+    turns = Turns()
+    await turns.take("key")
+    waiting = asyncio.create_task(turns.take("key"))
+    await let_run()
+    turns.give_back("key")  # granted, and the task has not run yet
+    late = asyncio.create_task(turns.take("key"))
+    await let_run()
+    assert waiting.done()
+    assert not late.done()
+    turns.give_back("key")
+    await late
+    turns.give_back("key")
+
+
+async def test_who_is_cancelled_while_waiting_is_passed_over() -> None:
+    line = Line(Turns())
+    tasks = [line.join(name) for name in "abc"]
+    await let_run()
+    tasks[1].cancel()
+    await let_run()
+    line.leave.set()
+    await asyncio.gather(tasks[0], tasks[2])
+    assert line.done == ["a", "c"]
+    assert tasks[1].cancelled()
+
+
+async def test_a_turn_that_comes_in_the_moment_of_the_cancellation_is_passed_on() -> None:
+    turns = Turns()
+    await turns.take("key")
+    waiting, next_one = (asyncio.create_task(turns.take("key")) for _ in range(2))
+    await let_run()
+    turns.give_back("key")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.wait_for(next_one, 1)
+    turns.give_back("key")
+    await asyncio.wait_for(turns.take("key"), 1)
+
+
+async def test_an_error_gives_the_turn_back() -> None:
+    turns = Turns()
+    with pytest.raises(RuntimeError, match="oops"):
+        async with turns.of("key"):
+            raise RuntimeError("oops")
+    await asyncio.wait_for(turns.take("key"), 1)
+
+
+async def test_nothing_is_kept_of_keys_that_nobody_uses() -> None:
+    line = Line(Turns())
+    line.leave.set()
+    await asyncio.gather(*(line.join(str(number), key=str(number % 3)) for number in range(9)))
+    with pytest.raises(KeyError):
+        line.turns.give_back("0")
