@@ -149,6 +149,8 @@ class Operation(Generic[T]):
     async def refresh(self) -> RequestInfo:
         """Ask the engine once, now, and return what it says.
 
+        The next poll comes no earlier than this answer asks for.
+
         Raises:
             TensorPoolError: The engine did not answer, or refused; the operation is polled as before.
         """
@@ -159,7 +161,7 @@ class Operation(Generic[T]):
                 answer_of(response, method=request.method, path=request.path)
             except TensorPoolError as error:
                 raise error.bind(self) from None
-            self._progress.receive(response, 0.0, request)
+            self._progress.put_off(self._progress.receive(response, 0.0, request))
         if self._machine.info is None:
             raise OperationError("the engine has not told anything about the operation").bind(self)
         return self._machine.info
@@ -234,9 +236,8 @@ class Progress:
         self.began: float | None = None
         self.next_at: float = 0.0
         self.troubles: Troubles | None = None
-        self._waiter: asyncio.Future[None] | None = (
-            None  # most have at most this one, and no audience besides
-        )
+        # Most have at most this one, and no audience besides.
+        self._waiter: asyncio.Future[None] | None = None
         self._audience: Audience | None = None
 
     def done(self) -> bool:
@@ -277,6 +278,11 @@ class Progress:
         if delay is None:
             self._finish()
         return delay
+
+    def put_off(self, delay: float | None) -> None:
+        """Have the next poll come no earlier than in `delay` seconds; None leaves it."""
+        if delay is not None:
+            self.next_at = max(self.next_at, _now() + delay)
 
     def receive_failure(self, error: TensorPoolError, share: float) -> float | None:
         """Take a poll that was not answered; return the seconds until the next poll, or None at the end."""
@@ -374,19 +380,23 @@ class Progress:
         if machine.error is not None:
             machine.error.bind(self._operation).add_note(self.explain())
         self._teller.ended(machine, 0.0 if self.began is None else self.next_at - self.began)
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if self._waiter is not None:
+            _wake(self._waiter)
+            self._waiter = None
         audience, self._audience = self._audience, None
         if audience is None:
             return
         for listener in audience.listeners:
             listener.end()
         for waiter in audience.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _wake(waiter)
         for callback, context in audience.callbacks:
             asyncio.get_running_loop().call_soon(callback, self._operation, context=context)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _now() -> float:

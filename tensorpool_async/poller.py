@@ -24,7 +24,7 @@ class Pollable(Protocol):
     """What the poller needs of an operation.
 
     Attributes:
-        next_at: When it is polled next, on the clock of the event loop; the poller says so.
+        next_at: When it is polled next, on the clock of the event loop. The poller says so; who puts it off, may.
     """
 
     next_at: float
@@ -121,9 +121,13 @@ class Poller:
         """Take what has been due for longest; return None where nothing is due."""
         while self._heap and self._heap[0][0] <= now:
             operation = heapq.heappop(self._heap)[2]
-            if not operation.done():
+            if operation.done():
+                self._followed.discard(operation)
+            elif operation.next_at > now:  # it was put off meanwhile
+                self._count += 1
+                heapq.heappush(self._heap, (operation.next_at, self._count, operation))
+            else:
                 return operation
-            self._followed.discard(operation)
         return None
 
     async def _work(self, operation: Pollable | None) -> None:

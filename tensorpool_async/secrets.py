@@ -21,15 +21,16 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._bytes = text.encode()
+        # Whatever it is: an error of the encoding would show it. Whether it can be a key is not judged here.
+        self._bytes = text.encode(errors="surrogatepass")
 
     def reveal(self) -> str:
         """Return the text itself; keep it out of everything that is printed or stored."""
         return self._text
 
-    def mask(self, text: bytes) -> bytes:
+    def mask(self, body: bytes) -> bytes:
         """Return what was received without the secret."""
-        return text.replace(self._bytes, _MASK)
+        return body.replace(self._bytes, _MASK)
 
     def __repr__(self) -> str:
         return f"Secret('{MASK}')"

@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+import attrs
+
 from tensorpool_async.bookkeeping import UNMARKED, Books, Marks
 from tensorpool_async.errors import AmbiguousOutcomeError, NotFound
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
-from tensorpool_async.protocol.kinds import Resource, status_text
+from tensorpool_async.protocol.kinds import BEGUN, Resource, status_text
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
@@ -134,7 +136,7 @@ class Submitter:
                     return gone
                 if status_text(model).casefold() != "destroying":
                     raise
-                return gone
+                return attrs.evolve(gone, ticket=attrs.evolve(gone.ticket, expected={BEGUN: True}))
 
         return await self.submit(request, gone.ticket, send)
 

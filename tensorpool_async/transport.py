@@ -13,7 +13,7 @@ import random
 import time
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from math import inf
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
@@ -104,7 +104,8 @@ def _read_less_at_a_time(connection: Connection) -> None:
     """
     transport: Any = connection.transport
     if getattr(transport, "max_size", 0) > READ_SIZE:
-        transport.max_size = READ_SIZE
+        with suppress(AttributeError):  # where it cannot be set, it is no harm either
+            transport.max_size = READ_SIZE
 
 
 class _OnceOnlyResponse(aiohttp.ClientResponse):

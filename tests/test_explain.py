@@ -195,9 +195,12 @@ async def test_the_story_does_not_hold_the_key(scripted: ScriptedEngine) -> None
     assert "RETRYING once" in operation.explain()
 
 
-async def test_asking_in_between_does_not_put_off_the_next_poll(scripted: ScriptedEngine) -> None:
+@pytest.mark.parametrize(("asked", "told"), [("900", 900), ("0", 50)])
+async def test_asking_in_between_makes_the_next_poll_later_and_never_earlier(
+    scripted: ScriptedEngine, asked: str, told: float
+) -> None:
     said = {"request_id": "r-1", "request_type": "CLUSTER_CLAIM", "status": "PROCESSING"}
-    for message, pace in (("soon", "50"), ("later", "900")):
+    for message, pace in (("soon", "50"), ("later", asked)):
         answer = {**said, "external_message": message}
         scripted.answer("GET /request/info/r-1", answer, headers={"Retry-After": pace})
     async with TensorPool(KEY, base_url=scripted.url, polling=PollPolicy(jitter=0)) as tp:
@@ -206,7 +209,16 @@ async def test_asking_in_between_does_not_put_off_the_next_poll(scripted: Script
             await asyncio.sleep(0.01)
         assert (await operation.refresh()).external_message == "later"
         seconds = float(operation.explain().rpartition("next poll in ")[2].removesuffix(" s"))
-    assert 40 < seconds <= 50
+    assert told - 10 < seconds <= told
+
+
+async def test_the_time_of_looking_for_a_lost_create_is_no_wait_for_its_turn(emulator: Emulator) -> None:
+    emulator.faults.add(Fault(FaultKind.DROP_BEFORE, path="/cluster/create"))
+    retry = RetryPolicy(backoff=0.4, longest_backoff=0.4)
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=retry) as tp:
+        operation = await tp.clusters.create("1xH100")
+        assert "sent twice" in operation.explain()
+        assert "for its turn" not in operation.explain()
 
 
 class Told:

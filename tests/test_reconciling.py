@@ -14,13 +14,18 @@ from tensorpool_async import (
     ClusterStatus,
     ConflictError,
     InsufficientBalance,
+    OperationFailed,
     PollPolicy,
     RateLimiter,
+    RequestTimeout,
     RetryPolicy,
     StorageVolume,
+    Submission,
     TensorPool,
+    WrongEventLoopError,
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
+from tensorpool_async.protocol.requests import Lane
 from tests.scripted import ScriptedEngine, drop
 
 
@@ -228,3 +233,57 @@ async def test_a_storm_of_lost_answers_makes_every_cluster_once() -> None:
         assert len(emulator.record.clusters_made) == 200
         assert emulator.record.made_twice == []
         assert len(emulator.record.faults) > 40
+
+
+async def test_a_destroy_that_fails_although_its_answer_was_lost(
+    client: TensorPool, emulator: Emulator
+) -> None:
+    cluster = await client.clusters.create("8xH100").result()
+    emulator.faults.add(once(FaultKind.DROP_AFTER, "/cluster/*", method="DELETE"))
+    emulator.faults.add(Fault(FaultKind.FAILED, method="DELETE"))
+    with pytest.raises(OperationFailed, match="it is FAILED"):
+        await client.clusters.destroy(cluster).result(5)
+    assert emulator.record.living == [cluster.id]
+
+
+class Late(RateLimiter):
+    """A limiter of somebody's own that lets no change through, and does not say that nothing was sent."""
+
+    async def acquire(self, lane: Lane = Lane.READ) -> float:
+        if lane is Lane.CHANGE:
+            raise RequestTimeout("it takes too long")
+        return await super().acquire(lane)
+
+
+async def test_nothing_is_adopted_by_a_create_that_was_never_sent(emulator: Emulator) -> None:
+    async with TensorPool(emulator.key, base_url=emulator.url) as other:
+        theirs = await other.clusters.create("8xH100", name="taken").result()
+    await asyncio.sleep(3.0)  # the engine's clock is known to two seconds
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=QUICK, limiter=Late()) as client:
+        with pytest.raises(ConflictError, match=f"{theirs.id}, which was there before"):
+            await client.clusters.create("8xH100", name="taken")
+
+
+@pytest.mark.parametrize("way", ["create", "ensure"])
+async def test_another_loop_is_refused_also_where_the_name_is_in_use(emulator: Emulator, way: str) -> None:
+    limiter = RateLimiter(max_in_flight=1)
+    async with TensorPool(emulator.key, base_url=emulator.url, limiter=limiter) as tp:
+        granted_at = await limiter.acquire()
+        creating = asyncio.ensure_future(tp.clusters.create("8xH100", name="mine").result())
+        await asyncio.sleep(0.05)
+
+        def submission() -> Submission[Cluster]:
+            return (
+                tp.clusters.ensure("mine", "8xH100")
+                if way == "ensure"
+                else tp.clusters.create("8xH100", name="mine")
+            )
+
+        async def elsewhere() -> None:
+            async with asyncio.timeout(5):
+                await submission()
+
+        with pytest.raises(WrongEventLoopError):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+        limiter.release(granted_at)
+        assert (await creating).name == "mine"

@@ -22,6 +22,7 @@ from tensorpool_async import (
     ConflictError,
     NotFound,
     Operation,
+    OperationFailed,
     PollPolicy,
     TensorPool,
 )
@@ -340,6 +341,19 @@ async def test_a_change_that_never_arrived(
     assert (await outcomes(tp))[-1] == "not carried out"
     assert f"of {cluster.id} was not carried out" in caplog.text
     assert emulator.record.living == [cluster.id]
+
+
+async def test_a_destroy_that_fails_although_its_answer_never_came(
+    tp: TensorPool, emulator: Emulator, path: Path
+) -> None:
+    cluster = await tp.clusters.create("8xH100").result()
+    emulator.faults.add(Fault(FaultKind.FAILED, method="DELETE"))
+    async with crashing(emulator, path) as crashed:
+        await cut_off(crashed.clusters.destroy(cluster).result(), lambda: emulator.record.by_route[DESTROY])
+    (operation,) = await tp.recover()
+    with pytest.raises(OperationFailed, match="it is FAILED"):
+        await operation.result(5)
+    assert (await outcomes(tp))[-1] == "FAILED: it is FAILED"
 
 
 async def test_a_destroy_that_has_ended_meanwhile(tp: TensorPool, emulator: Emulator, path: Path) -> None:

@@ -10,6 +10,7 @@ import traceback
 import attrs
 import pytest
 
+from tensorpool_async import ConfigurationError, TensorPool
 from tensorpool_async.secrets import MASK, MaskedHeader, Secret
 
 
@@ -48,6 +49,14 @@ def test_a_secret_is_masked_in_logs_and_tracebacks(caplog: pytest.LogCaptureFixt
         raise LookupError(Secret(KEY))
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert KEY not in caplog.text + shown.replace(f"KEY = {KEY!r}", "")
+
+
+def test_a_secret_that_is_no_text_of_utf_8_does_not_show_in_an_error() -> None:
+    odd = KEY + "\udcff"  # as the environment gives a byte that is none
+    assert Secret(odd) == Secret(odd)
+    with pytest.raises(ConfigurationError) as caught:
+        TensorPool(Secret(odd))
+    assert KEY not in "".join(traceback.format_exception(caught.value)) + repr(caught.value.__context__)
 
 
 def test_a_secret_has_no_place_for_others_to_look_into() -> None:

@@ -31,9 +31,11 @@ class Turns:
         queue.append(turn)
         try:
             await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():
+        except BaseException:  # a coroutine may be closed as well as cancelled
+            if turn.done() and not turn.cancelled():
                 self.give_back(key)  # it came in the same moment, and is passed on
+            else:
+                turn.cancel()
             raise
 
     def give_back(self, key: Hashable) -> None:

@@ -72,7 +72,7 @@ def _make_quick_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
     fields = [field for field in attrs.fields(attrs.resolve_types(kind)) if field.name != "extra"]
     recipes = [(field.name, wire_names_of_field(field), _quick_structure(field.type)) for field in fields]
     preferred = {wire[0]: (name, make) for name, wire, make in recipes}
-    renamed = [(name, wire[1:], make) for name, wire, make in recipes if len(wire) > 1]
+    alternatives = [(name, wire[1:], make) for name, wire, make in recipes if len(wire) > 1]
     absent = {
         field.name: None
         for field in fields
@@ -85,21 +85,21 @@ def _make_quick_hook(kind: type[Any]) -> Callable[[Any, Any], Any]:
         extra: dict[str, Any] = {}
         known: dict[str, Any] = absent.copy()
         for wire_name, value in cast("dict[str, Any]", data).items():
-            recipe = preferred.get(wire_name)
-            if recipe is None:
+            if wire_name not in preferred:
                 extra[wire_name] = value
             elif value is not None:
-                known[recipe[0]] = recipe[1](value)
+                name, make = preferred[wire_name]
+                known[name] = make(value)
         if extra:
-            for name, wire_names, make in renamed:
-                _take_renamed(extra, known, name, wire_names, make)
+            for name, wire_names, make in alternatives:
+                _take_alternative(extra, known, name, wire_names, make)
             known["extra"] = extra
         return kind(**known)
 
     return hook
 
 
-def _take_renamed(
+def _take_alternative(
     extra: dict[str, Any], known: dict[str, Any], name: str, wire_names: tuple[str, ...], make: Structure
 ) -> None:
     for wire_name in wire_names:

@@ -29,9 +29,7 @@ def unwrap(body: Any, key: str, kind: type[T], *, known_id: str | None = None, p
         DecodeError: There is no such model in the answer.
     """
     data = _find_object(_as_object(body, path), key)
-    if known_id is not None and not any(
-        data.get(name) is not None for name in wire_names_of(cast("Any", kind), "id")
-    ):
+    if known_id is not None and _names_no_id(data, kind):
         data = {**data, "id": known_id}
     return structure(data, kind, path=path)
 
@@ -45,6 +43,10 @@ def unwrap_list(body: Any, key: str, kind: type[T], *, path: str = "") -> list[T
     if not isinstance(body, list):
         body = _find_list(_as_object(body, path), key, path)
     return [structure(item, kind, path=path) for item in cast("list[Any]", body)]
+
+
+def _names_no_id(data: dict[str, Any], kind: type[Any]) -> bool:
+    return all(data.get(name) is None for name in wire_names_of(cast("Any", kind), "id"))
 
 
 def _as_object(body: Any, path: str) -> dict[str, Any]:

@@ -54,6 +54,13 @@ CLUSTER = Resource("/cluster/info", "cluster_info", lambda: models.Cluster)
 STORAGE = Resource("/storage/info", "storage_info", lambda: models.StorageVolume)
 JOB = Resource("/job/info", "job_info", lambda: models.Job)
 
+BEGUN = "begun"
+"""The expectation that says that a destruction was under way. Who sees it under way notes that, since only then does a
+resource that is whole again tell that its destruction has failed; before, it may have yet to begin."""
+
+SETTLED = frozenset({"running", "ready", "failed"})
+"""The states of a resource to which nothing is being done."""
+
 Judge = Callable[[Any, Mapping[str, Any]], Sign]
 
 
@@ -67,6 +74,7 @@ class Kind:
         sign: What the state of the resource says about it; the second argument is what is expected of the resource.
         done_when_gone: Whether it is done when the resource is no longer there.
         needs_expected: Whether the resource says nothing about it unless one knows what is expected.
+        under_way: The state of the resource, in lower case, that shows it under way; see `BEGUN`.
     """
 
     resource: Resource
@@ -74,6 +82,7 @@ class Kind:
     sign: Judge
     done_when_gone: bool = False
     needs_expected: bool = False
+    under_way: str | None = None
 
     def can_watch(self, resource_id: str | None, expected: Mapping[str, Any]) -> bool:
         """Whether the resource, once it is polled, will say how the operation ended."""
@@ -89,6 +98,14 @@ def by_status(**signs: Sign) -> Judge:
         return Sign.PENDING if status is None else by_name.get(status.value.casefold(), Sign.PENDING)
 
     return judge
+
+
+def by_end(model: Any, expected: Mapping[str, Any]) -> Sign:
+    """Judge a destruction by the resource's state: gone, or whole again after it had begun to go."""
+    text = status_text(model).casefold()
+    if text == "destroyed":
+        return Sign.SUCCEEDED
+    return Sign.FAILED if expected.get(BEGUN) and text in SETTLED else Sign.PENDING
 
 
 def by_fields(model: Any, expected: Mapping[str, Any]) -> Sign:
@@ -116,7 +133,7 @@ KINDS: dict[OperationKind, Kind] = {
         ),
     ),
     OperationKind.CLUSTER_RELEASE: Kind(
-        CLUSTER, has_result=False, sign=by_status(destroyed=Sign.SUCCEEDED), done_when_gone=True
+        CLUSTER, has_result=False, sign=by_end, done_when_gone=True, under_way="destroying"
     ),
     OperationKind.CLUSTER_EDIT: Kind(CLUSTER, has_result=True, sign=by_fields, needs_expected=True),
     OperationKind.STORAGE_CREATE: Kind(
@@ -127,7 +144,7 @@ KINDS: dict[OperationKind, Kind] = {
         ),
     ),
     OperationKind.STORAGE_DESTROY: Kind(
-        STORAGE, has_result=False, sign=by_status(destroyed=Sign.SUCCEEDED), done_when_gone=True
+        STORAGE, has_result=False, sign=by_end, done_when_gone=True, under_way="destroying"
     ),
     OperationKind.STORAGE_EDIT: Kind(STORAGE, has_result=True, sign=by_fields, needs_expected=True),
     OperationKind.STORAGE_ATTACH: Kind(STORAGE, has_result=True, sign=by_attachment, needs_expected=True),

@@ -86,7 +86,8 @@ class Request(Generic[T]):
             `NotFound`.
         leaving: Called at each attempt, once it holds a slot and right before it goes on the wire: what is kept of a
             request before it is sent is kept here, and not while it queues. If it raises, nothing is sent.
-        trip: What takes down what it goes through, where somebody wants to know.
+        trip: What takes down what it goes through. `Submitter.submit` gives each change one: when it was last sent
+            decides whether what is found after a lost answer is its own.
     """
 
     method: str

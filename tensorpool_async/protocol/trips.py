@@ -20,7 +20,7 @@ class Trip:
         attempts: How often it was sent.
         rate_limited: How often it was asked to wait.
         asked_to_wait: Whether it waits because the engine asked it to.
-        left_at: When it was last sent, in seconds since the epoch; 0 before that.
+        left_at: When it was last sent, in seconds since the epoch; None before that.
     """
 
     since: float
@@ -29,7 +29,7 @@ class Trip:
     attempts: int = 0
     rate_limited: int = 0
     asked_to_wait: bool = False
-    left_at: float = 0.0
+    left_at: float | None = None
 
     @property
     def eventful(self) -> bool:

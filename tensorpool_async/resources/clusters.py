@@ -52,7 +52,7 @@ def new_name(name: str | None) -> str:
     return name
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True)  # and not frozen, which doubles what making one costs
 class ClusterOptions:
     """What a cluster is asked for with; see `Clusters.create`."""
 

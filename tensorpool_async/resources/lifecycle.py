@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tensorpool_async.errors import ConflictError, DecodeError, NotFound, OperationFailed, StatusError
 from tensorpool_async.models import Cluster, ClusterStatus, OperationKind, RequestInfo, RequestStatus
 from tensorpool_async.operations import Operation
+from tensorpool_async.protocol.kinds import BEGUN
 from tensorpool_async.protocol.tokens import Ticket
 from tensorpool_async.submissions import Submitter
 
@@ -40,8 +41,9 @@ class Lifecycle:
         return await self._operation_of(cluster_id, OperationKind.CLUSTER_RELEASE)
 
     async def ticket_of(self, cluster_id: str, kind: OperationKind) -> Ticket:
-        """Return what identifies the creation or the end of a cluster: its request, or else the cluster itself."""
-        return Ticket(kind, cluster_id, _telling(await self._requests(cluster_id, kind), kind))
+        """Return what identifies the creation or the end of a cluster that is under way: its request, or else itself."""
+        expected = {BEGUN: True} if kind is OperationKind.CLUSTER_RELEASE else {}
+        return Ticket(kind, cluster_id, _telling(await self._requests(cluster_id, kind), kind), expected)
 
     async def join(
         self, resource_id: str, name: str | None, *, kind: OperationKind, ephemeral: bool = False

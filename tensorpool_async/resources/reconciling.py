@@ -89,9 +89,11 @@ class Reconciler:
 
         Raises:
             ConflictError: A resource of that name was there before, or is another call's.
+            WrongEventLoopError: The client belongs to another event loop.
             AmbiguousOutcomeError: Whether it was made cannot be found out.
             Withdrawn: It was withdrawn, and is not made.
         """
+        self._transport.check_loop()  # before it waits for its turn, of which another loop would never tell
         # Of these, tens of thousands may wait for a slot: no frame and no closure more than it takes.
         send = partial(self._create, find=find, random_name=marks.random_name, withdrawn=withdrawn)
         turn = _turn_of(request)
@@ -122,6 +124,7 @@ class Reconciler:
             self._remember(accepted)
             return accepted
 
+        self._transport.check_loop()
         ticket = Ticket(request.kind)
         async with self._turns.of(_turn_of(request)):
             there = await join()
@@ -180,6 +183,7 @@ class Reconciler:
                 if lost is None and marks != UNMARKED:
                     raise _Joined(joined)
                 return joined
+            _queue_again(request)
         raise lost or setback or AmbiguousOutcomeError(f"{request.name!r} was not sent", name=request.name)
 
     async def _create(
@@ -217,6 +221,7 @@ class Reconciler:
             if found is not None:
                 return self._adopt(request, found, sent_at, lost, random_name=random_name)
             await self.pause(tries)
+            _queue_again(request)
         raise lost or AmbiguousOutcomeError(
             f"{request.method} {request.path} was not sent", name=request.name
         )
@@ -266,8 +271,9 @@ class Reconciler:
             raise lost
         kind = request.kind
         request_ids = () if found.request_id is None else (found.request_id,)
-        self._ours.add(found.resource_id)
-        return Accepted(Ticket(kind, found.resource_id, request_ids))
+        accepted = Accepted(Ticket(kind, found.resource_id, request_ids))
+        self._remember(accepted)
+        return accepted
 
     async def _shows(self, ticket: Ticket, lost: AmbiguousOutcomeError) -> bool:
         """Whether the resource shows a change; it is looked at for a while, since a change takes its time."""
@@ -293,7 +299,9 @@ class Reconciler:
         await asyncio.sleep(min(LONGEST_PAUSE, pause))
 
     def _left_at(self, request: Request[Any]) -> float:
-        return self._transport.now() if request.trip is None else request.trip.left_at
+        """Return when a request was last sent, in seconds since the epoch; now where it was not: then nothing is its own."""
+        left_at = None if request.trip is None else request.trip.left_at
+        return self._transport.now() if left_at is None else left_at
 
 
 def _revocable(request: Request[Accepted], withdrawn: Callable[[], bool]) -> Request[Accepted]:
@@ -306,6 +314,12 @@ def _revocable(request: Request[Accepted], withdrawn: Callable[[], bool]) -> Req
             request.leaving()
 
     return attrs.evolve(request, leaving=leaving)
+
+
+def _queue_again(request: Request[Any]) -> None:
+    """Take down that a change waits for its turn from now on, and not since its attempt that was lost."""
+    if request.trip is not None:
+        request.trip.queues_again(asyncio.get_running_loop().time(), asked_to_wait=False)
 
 
 def _turn_of(request: Request[Any]) -> tuple[str, str | None]:

@@ -19,7 +19,7 @@ from tensorpool_async.journal import DESTROYED, NOT_MADE, Entry, EntryState
 from tensorpool_async.models.cluster import Cluster
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.operations import Operation
-from tensorpool_async.protocol.kinds import KINDS, Sign, status_text
+from tensorpool_async.protocol.kinds import BEGUN, KINDS, Sign, status_text
 from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
 from tensorpool_async.protocol.tokens import Ticket
 from tensorpool_async.resources.clusters import Clusters
@@ -322,7 +322,8 @@ class Recovery:
                 return None
             is_going = intent.kind in DESTRUCTIONS and status_text(model).casefold() == "destroying"
             if is_going or rule.sign(model, intent.expected) is Sign.SUCCEEDED:
-                return Ticket(intent.kind, resource_id, expected=intent.expected)
+                expected = {**intent.expected, BEGUN: True} if is_going else intent.expected
+                return Ticket(intent.kind, resource_id, expected=expected)
         logger.warning(
             "%s of %s was not carried out: its process ended before the engine took it",
             intent.kind,

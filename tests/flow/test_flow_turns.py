@@ -108,3 +108,15 @@ async def test_nothing_is_kept_of_keys_that_nobody_uses() -> None:
     await asyncio.gather(*(line.join(str(number), key=str(number % 3)) for number in range(9)))
     with pytest.raises(KeyError):
         line.turns.give_back("0")
+
+
+async def test_who_is_closed_while_waiting_is_passed_over() -> None:
+    turns = Turns()
+    await turns.take("key")
+    closed = turns.take("key")
+    closed.send(None)
+    late = asyncio.create_task(turns.take("key"))
+    await let_run()
+    closed.close()
+    turns.give_back("key")
+    await asyncio.wait_for(late, 1)

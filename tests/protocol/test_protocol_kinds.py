@@ -10,7 +10,7 @@ import pytest
 from tensorpool_async.models import Cluster, ClusterStatus, JobStatus, OperationKind, Quote, StorageStatus
 from tensorpool_async.models.job import Job
 from tensorpool_async.models.storage import StorageVolume
-from tensorpool_async.protocol.kinds import CLUSTER, KINDS, Sign, status_text
+from tensorpool_async.protocol.kinds import BEGUN, CLUSTER, KINDS, Sign, status_text
 from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.protocol.responses import Answer
 
@@ -37,6 +37,30 @@ def test_the_state_of_a_cluster(status: str | None, making: Sign, destroying: Si
     cluster = Cluster("c-1", status=None if status is None else ClusterStatus(case(status)))
     assert KINDS[OperationKind.CLUSTER_CLAIM].sign(cluster, {}) is making
     assert KINDS[OperationKind.CLUSTER_RELEASE].sign(cluster, {}) is destroying
+
+
+@pytest.mark.parametrize(
+    ("status", "sign"),
+    [
+        (None, PENDING),
+        ("RUNNING", FAILED),
+        ("DESTROYING", PENDING),
+        ("DESTROYED", SUCCEEDED),
+        ("FAILED", FAILED),
+        ("HIBERNATING", PENDING),
+    ],
+)
+def test_a_destruction_that_had_begun_has_failed_where_the_cluster_is_whole_again(
+    status: str | None, sign: Sign
+) -> None:
+    cluster = Cluster("c-1", status=None if status is None else ClusterStatus(status))
+    assert KINDS[OperationKind.CLUSTER_RELEASE].sign(cluster, {BEGUN: True}) is sign
+
+
+def test_a_destruction_that_had_begun_has_failed_where_the_volume_is_whole_again() -> None:
+    volume = StorageVolume("s-1", status=StorageStatus.READY)
+    rule = KINDS[OperationKind.STORAGE_DESTROY]
+    assert (rule.sign(volume, {}), rule.sign(volume, {BEGUN: True})) == (PENDING, FAILED)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,27 @@ STEPS: list[tuple[str, OperationMachine, list[Response], Phase, type[TensorPoolE
     ("the cluster runs", watching(), [cluster_is("running")], DONE, CLUSTER),
     ("the cluster failed", watching(), [cluster_is("FAILED")], DONE, OperationFailed),
     ("the cluster is being destroyed", watching(RELEASE), [cluster_is("DESTROYING")], WATCHING, None),
+    (
+        "the cluster failed while it was being destroyed",
+        watching(RELEASE),
+        [cluster_is("DESTROYING"), cluster_is("FAILED")],
+        DONE,
+        OperationFailed,
+    ),
+    (
+        "the cluster runs again after it was being destroyed",
+        watching(RELEASE),
+        [cluster_is("DESTROYING"), cluster_is("RUNNING")],
+        DONE,
+        OperationFailed,
+    ),
+    (
+        "a failed cluster is not yet being destroyed",
+        watching(RELEASE),
+        [cluster_is("FAILED")] * 30,
+        WATCHING,
+        None,
+    ),
     ("the cluster is destroyed", watching(RELEASE), [cluster_is("DESTROYED")], DONE, None),
     ("the cluster is gone", watching(RELEASE), [GONE], DONE, None),
     (
@@ -349,6 +370,14 @@ def test_watching_tells_the_state_of_the_resource() -> None:
     assert machine.info is not None
     assert machine.info.request_id is None
     assert (machine.info.status, machine.info.external_message) == (RequestStatus.PROCESSING, "PROVISIONING")
+
+
+def test_that_a_destruction_had_begun_is_known_to_who_goes_on_with_it() -> None:
+    machine = watching(RELEASE)
+    machine.receive(cluster_is("DESTROYING"), 0.0)
+    other = OperationMachine(machine.ticket, PollPolicy())
+    other.receive(cluster_is("FAILED"), 0.0)
+    assert isinstance(other.error, OperationFailed)
 
 
 def test_an_answer_to_what_is_no_longer_asked_changes_nothing() -> None:
