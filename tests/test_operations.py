@@ -249,6 +249,23 @@ async def test_refresh_asks_once_and_now(odd_tp: TensorPool, scripted: ScriptedE
         assert scripted.count("GET /request/info/r-1") == 1
 
 
+async def test_no_poll_comes_earlier_than_a_refresh_was_told(scripted: ScriptedEngine) -> None:
+    for pace, message in (("0.1", "soon"), ("0.8", "later"), ("60", "much later")):
+        scripted.answer(
+            "GET /request/info/r-1", request_info("PROCESSING", message), headers={"Retry-After": pace}
+        )
+    loop = asyncio.get_running_loop()
+    async with TensorPool("scripted-key", base_url=scripted.url) as tp:
+        op = tp.operation("r-1")
+        while not op.polls:
+            await asyncio.sleep(0.005)
+        assert (await op.refresh()).external_message == "later"
+        refreshed_at = loop.time()
+        while op.polls < 3:
+            await asyncio.sleep(0.005)
+        assert loop.time() - refreshed_at >= 0.75
+
+
 async def test_refresh_may_end_the_operation(scripted: ScriptedEngine) -> None:
     scripted.answer("POST /cluster/create", ACCEPTED, status=202, headers={"Retry-After": "60"})
     scripted.answer("GET /request/info/r-1", request_info("FAILED", "broken"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -244,6 +245,29 @@ async def test_a_destroy_that_fails_although_its_answer_was_lost(
     with pytest.raises(OperationFailed, match="it is FAILED"):
         await client.clusters.destroy(cluster).result(5)
     assert emulator.record.living == [cluster.id]
+
+
+def cluster_is(status: str) -> dict[str, Any]:
+    return {"cluster_info": {"id": "c-1", "status": status}}
+
+
+async def test_a_destroy_that_fails_before_it_is_polled(scripted: ScriptedEngine) -> None:
+    scripted.handle("DELETE /cluster/c-1", drop)
+    scripted.answer("DELETE /cluster/c-1", {"message": "it is being changed"}, status=409)
+    scripted.answer("GET /cluster/info/c-1", cluster_is("DESTROYING"))
+    scripted.answer("GET /cluster/info/c-1", cluster_is("FAILED"))
+    async with TensorPool("scripted-key", base_url=scripted.url, retry=QUICK) as tp:
+        with pytest.raises(OperationFailed, match="it is FAILED"):
+            await tp.clusters.destroy("c-1").result(5)
+
+
+async def test_a_destroy_of_somebody_elses_that_fails_before_it_is_polled(scripted: ScriptedEngine) -> None:
+    scripted.answer("GET /cluster/operations/c-1", "no such endpoint", status=404)
+    scripted.answer("GET /cluster/info/c-1", cluster_is("RUNNING"))
+    async with TensorPool("scripted-key", base_url=scripted.url, retry=QUICK) as tp:
+        operation = await tp.clusters.lifecycle.destruction_of("c-1")
+        with pytest.raises(OperationFailed, match="it is RUNNING"):
+            await operation.result(5)
 
 
 class Late(RateLimiter):

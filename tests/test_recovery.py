@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 import pytest
+from aiohttp import web
 
 from tensorpool_async import (
     AmbiguousOutcomeError,
@@ -354,6 +355,25 @@ async def test_a_destroy_that_fails_although_its_answer_never_came(
     with pytest.raises(OperationFailed, match="it is FAILED"):
         await operation.result(5)
     assert (await outcomes(tp))[-1] == "FAILED: it is FAILED"
+
+
+async def stall(_: web.Request) -> web.Response:
+    await asyncio.sleep(30)
+    return web.Response()
+
+
+async def test_a_destroy_that_fails_between_being_found_and_being_polled(
+    scripted: ScriptedEngine, path: Path
+) -> None:
+    scripted.handle("DELETE /cluster/c-1", stall)
+    for status in ("DESTROYING", "FAILED"):
+        scripted.answer("GET /cluster/info/c-1", {"cluster_info": {"id": "c-1", "status": status}})
+    async with crashing(scripted, path) as crashed:
+        await cut_off(crashed.clusters.destroy("c-1").result(), lambda: scripted.count("DELETE /cluster/c-1"))
+    async with client_of(scripted, path) as tp:
+        (operation,) = await tp.recover()
+        with pytest.raises(OperationFailed, match="it is FAILED"):
+            await operation.result(5)
 
 
 async def test_a_destroy_that_has_ended_meanwhile(tp: TensorPool, emulator: Emulator, path: Path) -> None:
