@@ -46,6 +46,10 @@ CHECKS = [
 NOT_REJECTED = "POST /health"
 
 
+# Both the volume and the cluster must be there, and half of a half of a few examples may be none.
+OF_TWO_THINGS = {"POST /storage/attach", "POST /storage/detach"}
+
+
 class Served:
     """An emulator in a thread and on an event loop of its own, since these tests block theirs."""
 
@@ -140,7 +144,7 @@ class Served:
         return known.get(name, [])
 
     def made_real(self, values: Any, label: str) -> Any:
-        """Put what there is in the place of half of the texts that name nothing."""
+        """Put what there is in the place of half of the texts that name nothing; of all, where one alone would not do."""
         if not isinstance(values, dict):
             return values
         named = cast("dict[str, Any]", values)
@@ -150,7 +154,7 @@ class Served:
         if name == "cluster_ids" and isinstance(value, list):
             return [self._real("cluster_id", one, label) for one in cast("list[Any]", value)[:1]]
         known = self.known(name, label)
-        if not known or not isinstance(value, str) or len(value) % 2:
+        if not known or not isinstance(value, str) or (len(value) % 2 and label not in OF_TWO_THINGS):
             return value
         return known[len(value) // 2 % len(known)]
 
@@ -208,6 +212,8 @@ def test_any_request_is_answered_as_described(case: Any, served: Served, session
 def test_every_operation_was_met_with_success_and_with_refusal(served: Served) -> None:
     if not served.answered:
         pytest.skip("nothing was asked")
+    if len(served.answered) < 42 and "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("some operations were asked by another worker, of another emulator")
     assert len(served.answered) == 42
     for label, statuses in served.answered.items():
         assert any(status < 300 for status in statuses), label
