@@ -14,7 +14,7 @@ from tensorpool_async.bookkeeping import UNMARKED, Books, Marks
 from tensorpool_async.errors import AmbiguousOutcomeError, NotFound
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
-from tensorpool_async.protocol.kinds import BEGUN, Resource, status_text
+from tensorpool_async.protocol.kinds import BEGUN, Resource, is_going
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
@@ -134,7 +134,7 @@ class Submitter:
                     model = await self.transport.send(resource.read(gone.ticket.resource_id or ""))
                 except NotFound:
                     return gone
-                if status_text(model).casefold() != "destroying":
+                if not is_going(model):
                     raise
                 return attrs.evolve(gone, ticket=attrs.evolve(gone.ticket, expected={BEGUN: True}))
 

@@ -74,7 +74,6 @@ class Kind:
         sign: What the state of the resource says about it; the second argument is what is expected of the resource.
         done_when_gone: Whether it is done when the resource is no longer there.
         needs_expected: Whether the resource says nothing about it unless one knows what is expected.
-        under_way: The state of the resource, in lower case, that shows it under way; see `BEGUN`.
     """
 
     resource: Resource
@@ -82,7 +81,6 @@ class Kind:
     sign: Judge
     done_when_gone: bool = False
     needs_expected: bool = False
-    under_way: str | None = None
 
     def can_watch(self, resource_id: str | None, expected: Mapping[str, Any]) -> bool:
         """Whether the resource, once it is polled, will say how the operation ended."""
@@ -132,9 +130,7 @@ KINDS: dict[OperationKind, Kind] = {
             running=Sign.SUCCEEDED, failed=Sign.FAILED, destroying=Sign.FAILED, destroyed=Sign.FAILED
         ),
     ),
-    OperationKind.CLUSTER_RELEASE: Kind(
-        CLUSTER, has_result=False, sign=by_end, done_when_gone=True, under_way="destroying"
-    ),
+    OperationKind.CLUSTER_RELEASE: Kind(CLUSTER, has_result=False, sign=by_end, done_when_gone=True),
     OperationKind.CLUSTER_EDIT: Kind(CLUSTER, has_result=True, sign=by_fields, needs_expected=True),
     OperationKind.STORAGE_CREATE: Kind(
         STORAGE,
@@ -143,9 +139,7 @@ KINDS: dict[OperationKind, Kind] = {
             ready=Sign.SUCCEEDED, failed=Sign.FAILED, destroying=Sign.FAILED, destroyed=Sign.FAILED
         ),
     ),
-    OperationKind.STORAGE_DESTROY: Kind(
-        STORAGE, has_result=False, sign=by_end, done_when_gone=True, under_way="destroying"
-    ),
+    OperationKind.STORAGE_DESTROY: Kind(STORAGE, has_result=False, sign=by_end, done_when_gone=True),
     OperationKind.STORAGE_EDIT: Kind(STORAGE, has_result=True, sign=by_fields, needs_expected=True),
     OperationKind.STORAGE_ATTACH: Kind(STORAGE, has_result=True, sign=by_attachment, needs_expected=True),
     OperationKind.STORAGE_DETACH: Kind(STORAGE, has_result=True, sign=by_attachment, needs_expected=True),
@@ -159,6 +153,11 @@ KINDS: dict[OperationKind, Kind] = {
     ),
 }
 """Kinds that are not here, of an engine that is newer than this package, can be followed and have no result."""
+
+
+def is_going(model: Any) -> bool:
+    """Whether the state of a resource shows that it is being destroyed."""
+    return status_text(model).casefold() == "destroying"
 
 
 def status_text(model: Any) -> str:

@@ -33,7 +33,7 @@ from tensorpool_async.errors import (
 from tensorpool_async.models.enums import OperationKind, RequestStatus
 from tensorpool_async.models.request import RequestInfo
 from tensorpool_async.models.structure import structure
-from tensorpool_async.protocol.kinds import BEGUN, KINDS, Kind, Sign, status_text
+from tensorpool_async.protocol.kinds import BEGUN, KINDS, Kind, Sign, is_going, status_text
 from tensorpool_async.protocol.polling import PollPolicy, delay_after, first_delay
 from tensorpool_async.protocol.requests import Lane, Request, path_of
 from tensorpool_async.protocol.responses import Answer, Response, answer_of
@@ -283,7 +283,7 @@ class OperationMachine:
         text = status_text(model)
         if sign is Sign.PENDING:
             self.info = self._own_info(RequestStatus.PROCESSING, text)
-            if rule.under_way is not None and text.casefold() == rule.under_way:
+            if rule.done_when_gone and is_going(model):
                 self.expected = {**self.expected, BEGUN: True}
             return Event.PROGRESS
         if sign is Sign.FAILED:

@@ -19,7 +19,7 @@ from tensorpool_async.journal import DESTROYED, NOT_MADE, Entry, EntryState
 from tensorpool_async.models.cluster import Cluster
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.operations import Operation
-from tensorpool_async.protocol.kinds import BEGUN, KINDS, Sign, status_text
+from tensorpool_async.protocol.kinds import BEGUN, KINDS, Sign, is_going
 from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
 from tensorpool_async.protocol.tokens import Ticket
 from tensorpool_async.resources.clusters import Clusters
@@ -320,9 +320,9 @@ class Recovery:
                 if intent.kind in DESTRUCTIONS:
                     self._books.gone(resource_id)
                 return None
-            is_going = intent.kind in DESTRUCTIONS and status_text(model).casefold() == "destroying"
-            if is_going or rule.sign(model, intent.expected) is Sign.SUCCEEDED:
-                expected = {**intent.expected, BEGUN: True} if is_going else intent.expected
+            has_begun = intent.kind in DESTRUCTIONS and is_going(model)
+            if has_begun or rule.sign(model, intent.expected) is Sign.SUCCEEDED:
+                expected = {**intent.expected, BEGUN: True} if has_begun else intent.expected
                 return Ticket(intent.kind, resource_id, expected=expected)
         logger.warning(
             "%s of %s was not carried out: its process ended before the engine took it",
