@@ -34,6 +34,7 @@ __all__ = [
     "RequestRetried",
     "RequestSent",
     "RequestsPaused",
+    "SecretsInUpload",
 ]
 
 logger: logging.Logger = logging.getLogger("tensorpool_async")
@@ -284,6 +285,19 @@ class CommandEnded:
 
 
 @attrs.frozen(kw_only=True)
+class SecretsInUpload:
+    """An upload that the engine asks for takes along private keys or `.env` files; it begins next.
+
+    Attributes:
+        folder: The folder that is uploaded from.
+        paths: The files, relative to the folder. `exclude=` of `push` leaves them out.
+    """
+
+    folder: str
+    paths: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
 class BytesPulled:
     """A part of a file was downloaded.
 
@@ -317,6 +331,7 @@ Event = (
     | CommandOutput
     | CommandEnded
     | BytesPulled
+    | SecretsInUpload
 )
 """Whatever a listener is told."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -37,22 +39,37 @@ class CommandResult:
     stderr: str = ""
 
 
-async def run(arguments: Sequence[str], *, folder: Path, events: Dispatcher, shown: bool) -> CommandResult:
+async def run(
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    events: Dispatcher,
+    shown: bool,
+    environment: Mapping[str, str] | None = None,
+) -> CommandResult:
     """Run a command in a folder, with nothing on its standard input, and wait for its end.
 
-    What it writes is told as events while it runs. Who is cancelled here kills it first.
+    What it writes is told as events while it runs. Who is cancelled here kills it first. Without an environment it has
+    the one of this process.
     """
     command = tuple(arguments)
     events.emit(CommandStarted(arguments=command))
     try:
-        result = await _run(command, folder=folder, events=events, shown=shown)
+        result = await _run(command, folder, events, environment, shown=shown)
     except (OSError, ValueError) as error:
         result = CommandResult(NOT_STARTED, stderr=f"{command[0]}: {error}")
     events.emit(CommandEnded(arguments=command, exit_code=result.exit_code))
     return result
 
 
-async def _run(command: tuple[str, ...], *, folder: Path, events: Dispatcher, shown: bool) -> CommandResult:
+async def _run(
+    command: tuple[str, ...],
+    folder: Path,
+    events: Dispatcher,
+    environment: Mapping[str, str] | None,
+    *,
+    shown: bool,
+) -> CommandResult:
     kept: dict[str, str] = {"stdout": "", "stderr": ""}
 
     async def read(stream: ByteReceiveStream | None, name: str) -> None:
@@ -62,11 +79,17 @@ async def _run(command: tuple[str, ...], *, folder: Path, events: Dispatcher, sh
             kept[name] = (kept[name] + text)[-LONGEST_OUTPUT:]
             events.emit(CommandOutput(arguments=command, stream=name, text=text, shown=shown))
 
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    async with (
-        await anyio.open_process(command, stdin=subprocess.DEVNULL, cwd=folder, env=environment) as process,
-        anyio.create_task_group() as readers,
-    ):
-        readers.start_soon(read, process.stdout, "stdout")
-        readers.start_soon(read, process.stderr, "stderr")
+    variables = {**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"}
+    # In a session of its own, a program has no terminal to ask a person at, and is killed with what it has started.
+    async with await anyio.open_process(
+        command, stdin=subprocess.DEVNULL, cwd=folder, env=variables, start_new_session=True
+    ) as process:
+        try:
+            async with anyio.create_task_group() as readers:
+                readers.start_soon(read, process.stdout, "stdout")
+                readers.start_soon(read, process.stderr, "stderr")
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
+                os.killpg(process.pid, signal.SIGKILL)  # not on Windows
+            raise
     return CommandResult(process.returncode or 0, kept["stdout"], kept["stderr"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from math import inf
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from tensorpool_async.errors import CommandRefused, StreamError, TensorPoolError
 from tensorpool_async.events import Dispatcher, JobMessage
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.job import Job, JobPull, PulledFile
-from tensorpool_async.processes import CommandResult, run
+from tensorpool_async.processes import CommandResult
 from tensorpool_async.protocol.commands import CommandPolicy, transfers_only
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text, delete_request
 from tensorpool_async.protocol.kinds import JOB
@@ -23,7 +23,9 @@ from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.streams import close_error, is_last, lines_of
 from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.protocol.transfers import Direction
 from tensorpool_async.resources.clusters import ClusterLike, id_of
+from tensorpool_async.resources.commands import CommandRunner, excluded_rules
 from tensorpool_async.resources.pulling import Puller
 from tensorpool_async.submissions import Submission, Submitter
 from tensorpool_async.transport import Transport
@@ -66,6 +68,8 @@ class Jobs:
         teardown: bool = False,
         commands: CommandPolicy = transfers_only,
         folder: str | os.PathLike[str] = ".",
+        exclude: str | Iterable[str] = (),
+        private_key: str | os.PathLike[str] | None = None,
     ) -> Job:
         """Start a job on a cluster (WebSocket `/job/push`).
 
@@ -76,16 +80,23 @@ class Jobs:
             config: The configuration as TOML text, or the path of a file with it. The engine checks it.
             cluster: Where to run it.
             teardown: Whether the cluster is destroyed when the job ends.
-            commands: Makes arguments of a command text, or raises `CommandRefused`. The default allows `rsync`, `scp`
-                and `ssh`, with options that run nothing else here, and with local paths inside of `folder`.
-            folder: What is uploaded.
+            commands: Decides on each command text, or raises `CommandRefused`. The default reads `rsync`, `scp` and
+                `ssh`, runs nothing else here, and only reads from `folder`.
+            folder: What is uploaded. Links in it are not followed.
+            exclude: Patterns of `rsync`, such as `".env"` or `"/data/"`, of what is not uploaded, whatever the engine
+                says. A policy of your own does without them.
+            private_key: The path of the SSH key with which the cluster is reached; None for those that ssh tries.
 
         Raises:
             CommandRefused: The policy refused a command; the engine was told so, and the job is not started.
+            ValueError: A pattern of `exclude` is empty or has several lines.
             StreamError: The engine ended the push with an error, or the connection was lost. The engine does not
                 say whether a job whose push was lost goes on.
             OSError: The file with the configuration cannot be read.
         """
+        runner = CommandRunner(
+            commands, Direction.PUSH, Path(folder), self._events, private_key, excluded_rules(exclude)
+        )
         text = config if isinstance(config, str) else await anyio.Path(config).read_text(encoding="utf-8")
         opening = {
             "tp_config": text,
@@ -95,7 +106,7 @@ class Jobs:
         }
         async with self._sockets.open(path_of("job", "push")) as stream:
             await stream.send(opening)
-            job_id = await _Push(stream, commands, Path(folder), self._events).follow()
+            job_id = await _Push(stream, runner, self._events).follow()
         return await self.get(job_id)
 
     async def get(self, job: JobLike) -> Job:
@@ -171,7 +182,8 @@ class Jobs:
 
         Of a job that has ended, the files are downloaded side by side, each under a temporary name until it is
         complete. What is there already is skipped, so that running it again brings what is missing. Of a live job,
-        the engine gives a command such as `rsync`, which is run in `to` under the same policy as in `push`.
+        the engine gives a command such as `rsync`, which is run under the same policy as in `push`. It writes into a new
+        folder in `to`, and what it has brought is put into place when it has ended.
 
         Args:
             job: Which one.
@@ -179,13 +191,13 @@ class Jobs:
             overwrite: Whether files that are there already are downloaded again.
             private_key: The path of the SSH key with which a live instance is reached.
             dry_run: Only tell which files there are.
-            commands: As in `push`.
+            commands: As in `push`; the default only writes into `to`.
 
         Returns:
             The files; none for a live job, of which the command brings what there is.
 
         Raises:
-            PathRefused: A file name leads out of the folder; nothing was written.
+            PathRefused: A file name leads out of the folder, or a link is where a folder should be; nothing was written.
             CommandRefused: The policy refused the command; nothing was run.
             StreamError: The command failed.
             StatusError: The engine, or the object store, refused.
@@ -201,7 +213,8 @@ class Jobs:
         answer = await self._transport.send(Request("GET", path, as_model(JobPull, path), query=query))
         folder = Path(to)
         if answer.command and not dry_run:
-            await self._run_pull(answer, commands, folder)
+            runner = CommandRunner(commands, Direction.PULL, folder, self._events, private_key)
+            await _run_pull(runner, answer.command, shown=bool(answer.command_show_stdout))
         puller = Puller(self._transport, self._events, job_id)
         return await puller.pull(answer.download_map or {}, folder, overwrite=overwrite, dry_run=dry_run)
 
@@ -218,24 +231,21 @@ class Jobs:
             Request("GET", path, decode, query=query_of(include_org=organization))
         )
 
-    async def _run_pull(self, answer: JobPull, commands: CommandPolicy, folder: Path) -> None:
-        arguments = commands(answer.command or "")
-        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
-        result = await run(
-            arguments, folder=folder, events=self._events, shown=bool(answer.command_show_stdout)
-        )
-        if result.exit_code:
-            detail = result.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise StreamError(f"{arguments[0]} ended with {result.exit_code}: {detail[0]}", retryable=True)
+
+async def _run_pull(runner: CommandRunner, command: str, *, shown: bool) -> None:
+    result = await runner.run(command, shown=shown)
+    if result.exit_code:
+        detail = result.stderr.strip().splitlines()[-1:] or ["no message"]
+        program = command.split(maxsplit=1)[0]
+        raise StreamError(f"{program} ended with {result.exit_code}: {detail[0]}", retryable=True)
 
 
 class _Push:
     """One push: the engine's messages, and the commands that it wants to be run."""
 
-    def __init__(self, stream: Stream, commands: CommandPolicy, folder: Path, events: Dispatcher) -> None:
+    def __init__(self, stream: Stream, runner: CommandRunner, events: Dispatcher) -> None:
         self._stream = stream
-        self._commands = commands
-        self._folder = folder
+        self._runner = runner
         self._events = events
         self._job_id: str | None = None
 
@@ -282,11 +292,10 @@ class _Push:
 
     async def _run(self, command: str, *, shown: bool) -> None:
         try:
-            arguments = self._commands(command)
+            result = await self._runner.run(command, shown=shown)
         except CommandRefused as refusal:
             await self._report(command, CommandResult(REFUSED, stderr=str(refusal)))
             raise
-        result = await run(arguments, folder=self._folder, events=self._events, shown=shown)
         await self._report(command, result)
 
     async def _report(self, command: str, result: CommandResult) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import platform
 
-from tensorpool_async.errors import CommandRefused
 from tensorpool_async.models.account import SSHKey
 from tensorpool_async.models.cluster import Instance
-from tensorpool_async.protocol.commands import split
+from tensorpool_async.protocol.commands import login
 from tensorpool_async.protocol.decoders import as_list, as_text, delete_request
 from tensorpool_async.protocol.public_keys import checked_public_key
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
@@ -35,11 +34,11 @@ class SSH:
     async def command(self, instance: InstanceLike) -> list[str]:
         """Return the command that logs in to an instance, as a list of arguments (`GET /ssh/{instance_id}`).
 
-        It is not run. It comes from the engine, and ssh has options that run other programs: look at it, or pass it to
-        `tensorpool_async.protocol.commands.transfers_only`, before you run it unseen.
+        It is not run. It is built anew from what the engine says: host, port, user, jump hosts, a private key below the
+        home folder, and options of ssh that run nothing here, forward nothing and name no other file.
 
         Raises:
-            CommandRefused: The engine's command is no `ssh`, or needs a shell.
+            CommandRefused: The engine's command is no `ssh`, does more than connect, or needs a shell.
             ConflictError: The instance is not running (409).
             NotFound: There is no such instance.
             ValueError: The instance has no id.
@@ -48,10 +47,7 @@ class SSH:
         path = path_of("ssh", instance_id or "")
         query = query_of(system=platform.system())
         text = await self._transport.send(Request("GET", path, as_text("command", path), query=query))
-        arguments = split(text)
-        if arguments[0] != "ssh":
-            raise CommandRefused(f"the engine's command is no ssh: {text[:120]!r}")
-        return arguments
+        return login(text)
 
 
 class SSHKeys:
