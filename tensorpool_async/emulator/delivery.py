@@ -8,31 +8,30 @@ from pathlib import Path
 import attrs
 from aiohttp import web
 
-from tensorpool_async.emulator.answers import Answer
-from tensorpool_async.emulator.job import Content
+from tensorpool_async.emulator.responses import Content, Reply
 
 
 CHUNK = 256 * 1024
 
 
-def respond(answer: Answer) -> web.Response:
-    headers = dict(answer.headers)
-    if answer.told:
-        headers["Retry-After"] = answer.told.text
-    kind = answer.content_type if answer.body is not None else None
-    return web.Response(body=answer.encode(), status=answer.status, headers=headers, content_type=kind)
+def respond(reply: Reply) -> web.Response:
+    headers = dict(reply.headers)
+    if reply.retry_after:
+        headers["Retry-After"] = reply.retry_after.text
+    kind = reply.content_type if reply.body is not None else None
+    return web.Response(body=reply.encode(), status=reply.status, headers=headers, content_type=kind)
 
 
 def hang_up(request: web.BaseRequest) -> web.StreamResponse:
-    """Close the connection. The response is for aiohttp, which finds nowhere to send it."""
+    """Close the connection. aiohttp needs a response, and finds nowhere to send it."""
     if request.transport is not None:
         request.transport.close()
     return web.Response()
 
 
-async def cut_body(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    """Announce all of it and send half."""
-    whole, body = respond(answer), answer.encode()
+async def cut_body(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+    """Announce the whole body, send half of it, and close the connection."""
+    whole, body = respond(reply), reply.encode()
     response = web.StreamResponse(status=whole.status, headers=whole.headers)
     response.content_length = len(body) + 1
     await response.prepare(request)
@@ -50,8 +49,8 @@ class Span:
     partial: bool = False
 
 
-def wanted(request: web.BaseRequest, size: int) -> Span | None:
-    """What the Range header asks for, all without one, and None where there is nothing to give."""
+def requested_span(request: web.BaseRequest, size: int) -> Span | None:
+    """The span that the Range header asks for: the whole file without one, None for a span without bytes."""
     try:
         asked = request.http_range
     except ValueError:
@@ -63,9 +62,9 @@ def wanted(request: web.BaseRequest, size: int) -> Span | None:
 
 
 async def send_file(request: web.BaseRequest, content: Content, *, cut: bool) -> web.StreamResponse:
-    """Serve a file as an S3 server would, ranges included; with `cut`, break off in the middle."""
+    """Serve a file as an S3 server would, ranges included. With `cut`, break off in the middle."""
     size, etag = await _facts(content)
-    span = wanted(request, size)
+    span = requested_span(request, size)
     if span is None:
         return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
     response = web.StreamResponse(headers={"ETag": f'"{etag}"', "Accept-Ranges": "bytes"})

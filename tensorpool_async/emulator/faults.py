@@ -1,4 +1,4 @@
-"""Faults on demand: what they are, and which of them strikes a request."""
+"""Faults on demand: the kinds of faults, and which fault strikes a request."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -7,19 +7,19 @@ from fnmatch import fnmatchcase
 
 import attrs
 
-from tensorpool_async.emulator.clock import Clock
-from tensorpool_async.emulator.record import Fired, Record
+from tensorpool_async.emulator.record import FiredFault, Record
+from tensorpool_async.emulator.world import Clock
 
 
 class FaultKind(StrEnum):
-    """What can go wrong. The order is that of the way of a request."""
+    """What can go wrong, in the order in which a request meets it."""
 
     DROP_BEFORE = "DROP_BEFORE"
     """The connection is closed without an answer, and nothing was done."""
     STALL = "STALL"
     """Not a byte for `seconds`, then the connection is closed. Nothing was done."""
     HTML_502 = "HTML_502"
-    """A gateway's HTML page, and nothing was done."""
+    """The answer is a gateway's HTML page, and nothing was done."""
     ERROR_500 = "ERROR_500"
     """500 with a JSON body, and nothing was done."""
     RATE_LIMITED = "RATE_LIMITED"
@@ -33,19 +33,19 @@ class FaultKind(StrEnum):
     HTML_502_AFTER = "HTML_502_AFTER"
     """The change was made, and a gateway's HTML page is the answer."""
     CUT_JSON = "CUT_JSON"
-    """The change was made, and the body ends in its middle; the HTTP around it is sound."""
+    """The change was made. The JSON body ends in its middle, and the HTTP around it is sound."""
     CUT_BODY = "CUT_BODY"
-    """The change was made, and the connection is closed before all of Content-Length has come."""
+    """The change was made, and the connection is closed before the whole body is sent."""
     NO_REQUEST_ID = "NO_REQUEST_ID"
     """The change is under way, and the answer has no request id."""
     LIST_LAG = "LIST_LAG"
-    """Lists and infos do not show what is younger than `seconds`."""
+    """Lists and infos do not show objects younger than `seconds`."""
     RETRYING = "RETRYING"
     """The request goes through RETRYING once before it ends."""
     NO_CAPACITY = "NO_CAPACITY"
-    """The creation is accepted and fails as if nothing of that type were free."""
+    """The creation is accepted, and then fails for lack of capacity."""
     FAILED = "FAILED"
-    """The request ends FAILED, and so does its cluster or volume if it was being made or destroyed."""
+    """The request ends FAILED. A cluster or volume that was being made or destroyed ends FAILED too."""
 
 
 INSTEAD = frozenset(
@@ -73,18 +73,18 @@ AFTERWARDS = frozenset(
 class Fault:
     """One kind of fault, and the requests that it strikes.
 
-    A request meets at most one fault that changes its answer, the first that was added. Kinds from
-    NO_REQUEST_ID on only strike, and only count, where they make a difference: RETRYING when a request
-    is really begun, LIST_LAG when there is something to hide.
+    At most one fault changes the answer to a request: the first that was added. Kinds from NO_REQUEST_ID on only
+    strike, and only count, where they make a difference: RETRYING when a request begins, LIST_LAG when there is
+    something to hide.
 
     Attributes:
         kind: What goes wrong.
         method: Only requests of this method; None is any.
         path: Only paths that match this glob, such as "/request/info/…"; None is any. A star takes slashes too.
-        times: How often it strikes; None is for ever.
-        probability: How likely each match is to be struck.
-        after: How many matches are let through first.
-        seconds: Real seconds: of the stall, of the lag, or of the Retry-After.
+        times: How often it strikes; None is without end.
+        probability: The chance that it strikes a request that matches.
+        after: How many requests that match are let through first.
+        seconds: Real seconds of the stall, of the lag, or of the Retry-After.
     """
 
     kind: FaultKind = attrs.field(converter=FaultKind)
@@ -96,7 +96,7 @@ class Fault:
     seconds: float = 1.0
 
     def matches(self, method: str, path: str) -> bool:
-        """Whether it is for a request."""
+        """Whether it is for this kind of request."""
         return (self.method is None or self.method.upper() == method) and (
             self.path is None or fnmatchcase(path, self.path)
         )
@@ -120,7 +120,7 @@ class _Armed:
 
 
 class Faults:
-    """The faults of one emulator; those that are used up leave by themselves."""
+    """The faults of one emulator. A fault that is used up is removed."""
 
     def __init__(self, clock: Clock, record: Record, rng: random.Random) -> None:
         self._clock = clock
@@ -146,7 +146,7 @@ class Faults:
     def take(
         self, kinds: Iterable[FaultKind], method: str, path: str, *, when: Callable[[Fault], bool]
     ) -> Fault | None:
-        """The first fault of these kinds that strikes this request, which uses it once."""
+        """Use the first fault of these kinds that strikes this request, once, and return it."""
         for armed in self._armed:
             fault = armed.fault
             if (
@@ -157,7 +157,7 @@ class Faults:
             ):
                 if armed.left == 0:
                     self._armed.remove(armed)
-                self._record.faults.append(Fired(fault.kind, method, path, self._clock.now()))
+                self._record.faults.append(FiredFault(fault.kind, method, path, self._clock.now()))
                 return fault
         return None
 
@@ -168,7 +168,7 @@ def _always(_fault: Fault) -> bool:
 
 @attrs.frozen
 class Scope:
-    """The faults as one request meets them."""
+    """The faults that one request may meet."""
 
     faults: Faults
     method: str

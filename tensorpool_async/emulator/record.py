@@ -16,7 +16,7 @@ class Made:
 
 
 @attrs.frozen
-class Fired:
+class FiredFault:
     """One fault that fired, at `time` seconds after the start."""
 
     kind: str
@@ -25,27 +25,28 @@ class Fired:
     time: float
 
 
+# Timers may fire this many seconds early.
 EARLY = 0.001
 
 
 @attrs.define
 class Record:
-    """Counters and lists for tests, written where things happen and not where they are answered.
+    """Counters and lists for tests. They are written when something happens, not when it is answered.
 
     Attributes:
-        requests: HTTP requests and WebSockets that arrived, whatever became of them.
-        by_route: The same by "METHOD /route/{parameter}"; what has no route is "METHOD unknown".
+        requests: HTTP requests and WebSockets that arrived.
+        by_route: The same by "METHOD /route/{parameter}". A request without a route is "METHOD unknown".
         by_status: The same by status. 0 is a connection closed without an answer, 101 a WebSocket.
         in_flight: Requests being handled now.
         max_in_flight: The most that were handled at once.
         polls: Polls by request id.
-        early_polls: Polls that came before the last Retry-After that an answer to a poll of that id told,
-            429 and 503 included. An answer that was never sent tells nothing.
-        faults: What fired.
+        early_polls: Polls that came before the last Retry-After sent to a poll of that id was over. The Retry-After of
+            a 429 or 503 counts too. An answer that was never sent does not count.
+        faults: The faults that fired.
         clusters_made: Every cluster ever made.
         volumes_made: Every volume ever made.
         made_twice: Names that were made while another living cluster (or volume) had them.
-        destroys_before_ready: Destroys that came while the creation was still running, also where they were refused.
+        destroys_before_ready: Destroys that came while the creation was still running, refused ones included.
     """
 
     requests: int = 0
@@ -55,7 +56,7 @@ class Record:
     max_in_flight: int = 0
     polls: Counter[str] = attrs.field(factory=Counter[str])
     early_polls: int = 0
-    faults: list[Fired] = attrs.field(factory=list[Fired])
+    faults: list[FiredFault] = attrs.field(factory=list[FiredFault])
     clusters_made: list[Made] = attrs.field(factory=list[Made])
     volumes_made: list[Made] = attrs.field(factory=list[Made])
     made_twice: list[str] = attrs.field(factory=list[str])
@@ -86,13 +87,13 @@ class Record:
         self.in_flight -= 1
 
     def polled(self, request_id: str, at: float) -> None:
-        """Count a poll, and whether it came early."""
+        """Count a poll, and count it as early if it is."""
         self.polls[request_id] += 1
         if at < self._told.get(request_id, 0.0) - EARLY:
             self.early_polls += 1
 
     def told(self, request_id: str, until: float | None) -> None:
-        """An answer left that asks not to poll this request before `until`, or that no longer asks."""
+        """Note that an answer asks clients not to poll this request before `until`; None asks for nothing."""
         if until is None:
             self._told.pop(request_id, None)
         else:

@@ -1,6 +1,5 @@
-"""The engine's requests: what a 202 stands for, and how it comes to its end."""
+"""The engine's requests: what a 202 stands for, how it ends, and how clients poll it."""
 
-import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -8,9 +7,11 @@ from typing import Any
 
 import attrs
 
-from tensorpool_async.emulator.answers import not_found
-from tensorpool_async.emulator.clock import Clock
+from tensorpool_async.emulator.exchange import Exchange
 from tensorpool_async.emulator.faults import FaultKind, Scope
+from tensorpool_async.emulator.limits import RetryAfter
+from tensorpool_async.emulator.responses import Reply, not_found
+from tensorpool_async.emulator.world import Clock, World
 
 
 class RequestKind(StrEnum):
@@ -27,7 +28,7 @@ class RequestKind(StrEnum):
 
 
 class RequestStatus(StrEnum):
-    """Where a request stands."""
+    """The state of a request."""
 
     PENDING = "PENDING"
     PROCESSING = "PROCESSING"
@@ -65,7 +66,7 @@ class Request:
         }
 
 
-WORDS: Mapping[RequestKind, tuple[str, str]] = {
+MESSAGES: Mapping[RequestKind, tuple[str, str]] = {
     RequestKind.CLUSTER_CLAIM: ("Creating the cluster", "The cluster is running"),
     RequestKind.CLUSTER_RELEASE: ("Destroying the cluster", "The cluster was destroyed"),
     RequestKind.CLUSTER_EDIT: ("Editing the cluster", "The cluster was edited"),
@@ -75,33 +76,46 @@ WORDS: Mapping[RequestKind, tuple[str, str]] = {
     RequestKind.STORAGE_DETACH: ("Detaching the volume", "The volume was detached"),
     RequestKind.STORAGE_EDIT: ("Editing the volume", "The volume was edited"),
 }
+"""What a request says while it is being processed, and at its end."""
 
 # When a request changes its state, in fractions of the time that it takes.
 STARTS, STUMBLES, RECOVERS = 0.05, 0.4, 0.7
 
 
-class Requests:
-    """All requests of an engine, running and ended."""
+class RequestStore:
+    """All requests of an engine, running and ended, and the endpoint that polls them."""
 
-    def __init__(self, clock: Clock, rng: random.Random) -> None:
+    def __init__(self, world: World, clock: Clock, retry_after: float) -> None:
         self.by_id: dict[str, Request] = {}
+        self.retry_after: RetryAfter = RetryAfter(retry_after, world.retry_after_format, clock)
         self._by_object: defaultdict[str, list[Request]] = defaultdict(list)
+        self._no_request_ids = world.no_request_ids
         self._clock = clock
-        self._rng = rng
+        self._rng = world.rng("requests")
 
-    def get(self, request_id: str) -> Request:
-        """Raises Refusal when there is none."""
-        if request_id not in self.by_id:
-            raise not_found(f"Request {request_id}")
-        return self.by_id[request_id]
+    def info(self, exchange: Exchange) -> Reply:
+        request = self.by_id.get(exchange.argument)
+        if request is None:
+            raise not_found(f"Request {exchange.argument}")
+        return Reply(200, request.as_json(), None if request.done else self.retry_after.value())
 
     def of(self, object_id: str) -> list[Request]:
-        """What was ever asked for this object, newest first."""
+        """Every request that changed this object, newest first."""
         return self._by_object[object_id][::-1]
 
     def concerns(self, request: Request, object_id: str) -> None:
-        """The request changes this object too."""
+        """Note that the request changes this object too."""
         self._by_object[object_id].append(request)
+
+    def visible_id(self, request: Request, scope: Scope) -> str | None:
+        """The request id as the 202 has it. Some worlds and some faults leave it out."""
+        if self._no_request_ids or scope.take(FaultKind.NO_REQUEST_ID):
+            return None
+        return request.id
+
+    def accepted(self, request: Request, scope: Scope, body: Mapping[str, object]) -> Reply:
+        """The 202 for this request."""
+        return Reply(202, {**body, "request_id": self.visible_id(request, scope)})
 
     def begin(
         self,
@@ -114,26 +128,28 @@ class Requests:
         failed: Callable[[], object],
         failure: str | None = None,
     ) -> Request:
-        """Start what takes so many real seconds; then `done` is called, or `failed` if there is a `failure`."""
+        """Start a request that ends after so many real seconds.
+
+        At its end `done` is called, or `failed` if there is a `failure` to report.
+        """
         now = self._clock.now()
         request_id = f"r-{self._rng.getrandbits(64):016x}"
         request = Request(request_id, kind, object_id, now, self._clock.iso(now))
         self.by_id[request.id] = request
-        self._by_object[object_id].append(request)
+        self.concerns(request, object_id)
         if failure is None and scope.take(FaultKind.FAILED):
-            failure = f"{WORDS[kind][0]} failed: internal provider error"
+            failure = f"{MESSAGES[kind][0]} failed: internal provider error"
 
         def end() -> None:
             (failed if failure else done)()
             request.status = RequestStatus.FAILED if failure else RequestStatus.COMPLETED
-            request.message = failure or WORDS[kind][1]
+            request.message = failure or MESSAGES[kind][1]
 
-        self._later(seconds * STARTS, request, RequestStatus.PROCESSING, WORDS[kind][0])
+        self._later(seconds * STARTS, request, RequestStatus.PROCESSING, MESSAGES[kind][0])
         if scope.take(FaultKind.RETRYING):
-            self._later(
-                seconds * STUMBLES, request, RequestStatus.RETRYING, "A node did not come up, retrying"
-            )
-            self._later(seconds * RECOVERS, request, RequestStatus.PROCESSING, WORDS[kind][0])
+            text = "A node did not come up, retrying"
+            self._later(seconds * STUMBLES, request, RequestStatus.RETRYING, text)
+            self._later(seconds * RECOVERS, request, RequestStatus.PROCESSING, MESSAGES[kind][0])
         self._clock.later(seconds, end)
         return request
 

@@ -1,7 +1,6 @@
 """The emulator as its users hold it: one object, one address, one `async with`."""
 
 import asyncio
-import random
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,22 +9,20 @@ from typing import Literal, Self
 
 from aiohttp import web
 
-from tensorpool_async.emulator.account import Account, SavedKey
-from tensorpool_async.emulator.attachments import Attachments
-from tensorpool_async.emulator.clock import Clock, Duration
-from tensorpool_async.emulator.cluster import Cluster
-from tensorpool_async.emulator.clusters import Clusters, Durations
+from tensorpool_async.emulator.account import AccountEndpoints, AccountState, Billing, SavedKey
+from tensorpool_async.emulator.clusters import Cluster, ClusterEndpoints, ClusterStore
 from tensorpool_async.emulator.engine import Engine
 from tensorpool_async.emulator.faults import Fault, Faults
-from tensorpool_async.emulator.gate import Gate
-from tensorpool_async.emulator.jobs import Jobs
-from tensorpool_async.emulator.ledger import Ledger
-from tensorpool_async.emulator.object_storage import ObjectStorage
-from tensorpool_async.emulator.pace import RateLimit, RetryAfter
+from tensorpool_async.emulator.handler import RequestHandler
+from tensorpool_async.emulator.job_sockets import JobSockets
+from tensorpool_async.emulator.jobs import JobEndpoints, JobStore
+from tensorpool_async.emulator.limits import RateLimit
+from tensorpool_async.emulator.object_storage import BucketEndpoints, BucketStore
 from tensorpool_async.emulator.record import Record
-from tensorpool_async.emulator.requests import Request, Requests
-from tensorpool_async.emulator.volume import Volume
-from tensorpool_async.emulator.volumes import Volumes
+from tensorpool_async.emulator.requests import Request, RequestStore
+from tensorpool_async.emulator.routes import Endpoints, SystemEndpoints
+from tensorpool_async.emulator.volumes import Attachments, Volume, VolumeEndpoints, VolumeStore
+from tensorpool_async.emulator.world import Clock, Duration, World
 
 
 class Emulator:
@@ -94,176 +91,171 @@ class Emulator:
         latency: float = 0.0,
         faults: Iterable[Fault] = (),
     ) -> None:
-        def rng(purpose: str) -> random.Random:
-            return random.Random(f"{seed} {purpose}")
-
-        clock = Clock(speed, rng("durations"))
-        self.record: Record = Record()
-        record = self.record
-        self.faults: Faults = Faults(clock, record, rng("faults"))
-        self.faults.add(*faults)
+        world = World(
+            key=key,
+            speed=speed,
+            seed=seed,
+            latency=latency,
+            retry_after_format=retry_after_format,
+            no_request_ids=no_request_ids,
+            provision_seconds=provision_seconds,
+            destroy_seconds=destroy_seconds,
+            edit_seconds=edit_seconds,
+            storage_seconds=storage_seconds,
+            attach_seconds=attach_seconds,
+            job_seconds=job_seconds,
+            cancel_seconds=cancel_seconds,
+            organization=organization,
+            payment_method=payment_method,
+            object_endpoint=object_endpoint,
+            object_region=object_region,
+        )
         self.key = key
         self._host, self._port = host, port
-        ledger = Ledger(balance, clock)
-        requests = Requests(clock, rng("requests"))
-        durations = Durations(provision_seconds, destroy_seconds, edit_seconds)
-        clusters = Clusters(
-            clock=clock,
-            record=record,
-            ledger=ledger,
-            requests=requests,
-            durations=durations,
-            capacity=capacity,
-            rng=rng("clusters"),
-        )
-        volumes = Volumes(
-            clock=clock,
-            record=record,
-            ledger=ledger,
-            requests=requests,
-            seconds=storage_seconds,
-            edit_seconds=edit_seconds,
-            rng=rng("volumes"),
-        )
-        clusters.watchers.append(volumes.cluster_changed)
-        account = Account(organization, payment_method=payment_method, rng=rng("account"))
-        self._engine = Engine(
-            clock=clock,
-            record=record,
-            faults=self.faults,
-            ledger=ledger,
-            requests=requests,
-            clusters=clusters,
-            volumes=volumes,
-            attachments=Attachments(clock, requests, clusters, volumes, attach_seconds),
-            account=account,
-            object_storage=ObjectStorage(account, clock, object_endpoint, object_region, rng("objects")),
-            jobs=Jobs(
-                clock=clock,
-                clusters=clusters,
-                seconds=job_seconds,
-                cancel_seconds=cancel_seconds,
-                rng=rng("jobs"),
-            ),
-            retry_after=RetryAfter(retry_after, retry_after_format, clock),
-            no_request_ids=no_request_ids,
-        )
-        self._gate = Gate(self._engine, key, RateLimit(rate_limit, rate_burst), latency)
+        self._clock = clock = Clock(world)
+        self.record: Record = Record()
+        self.faults: Faults = Faults(clock, self.record, world.rng("faults"))
+        self.faults.add(*faults)
+        self._limit = RateLimit(rate_limit, rate_burst)
+        self._requests = RequestStore(world, clock, retry_after)
+        engine = Engine(world, clock, self.record, self._requests)
+        self._account = AccountState(world, Billing(balance, clock))
+        self._clusters = ClusterStore(engine, self._account, capacity)
+        self._volumes = VolumeStore(engine, self._account.billing)
+        self._clusters.watchers.append(self._volumes.cluster_changed)
+        self._buckets = BucketStore(world, clock, self._account)
+        self._jobs = JobStore(engine, self._clusters)
+        self._sockets = JobSockets(engine, self._clusters, self._jobs)
+        self._handler = RequestHandler(engine, self.faults, self._endpoints(engine), self._limit)
         self._runner: web.ServerRunner | None = None
         self._socket: socket.socket | None = None
+
+    def _endpoints(self, engine: Engine) -> Endpoints:
+        return Endpoints(
+            system=SystemEndpoints(self._clusters),
+            requests=self._requests,
+            clusters=ClusterEndpoints(engine, self._account, self._clusters),
+            volumes=VolumeEndpoints(
+                engine, self._volumes, Attachments(engine, self._clusters, self._volumes)
+            ),
+            buckets=BucketEndpoints(self._buckets),
+            jobs=JobEndpoints(self._jobs),
+            sockets=self._sockets,
+            account=AccountEndpoints(self._account),
+        )
 
     @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
-        if not self._gate.url:
+        if not self._handler.url:
             raise RuntimeError("the emulator has no address before it is entered")
-        return self._gate.url
+        return self._handler.url
 
     @property
     def clusters(self) -> dict[str, Cluster]:
         """Every cluster by its id, as it is now; destroyed ones stay, as DESTROYED."""
-        return self._engine.clusters.by_id
+        return self._clusters.registry.by_id
 
     @property
     def requests(self) -> dict[str, Request]:
         """Every request by its id."""
-        return self._engine.requests.by_id
+        return self._requests.by_id
 
     @property
     def volumes(self) -> dict[str, Volume]:
         """Every volume by its id, as it is now; destroyed ones stay, as DESTROYED."""
-        return self._engine.volumes.by_id
+        return self._volumes.registry.by_id
 
     @property
-    def jobs(self) -> Jobs:
+    def jobs(self) -> JobStore:
         """Every job by its id, deleted ones too. `jobs.add(...)` scripts one."""
-        return self._engine.jobs
+        return self._jobs
 
     @property
     def buckets(self) -> dict[str, dict[str, bytes]]:
         """The objects of each bucket; only whether there are any matters."""
-        return self._engine.object_storage.buckets
+        return self._buckets.buckets
 
     @property
     def ssh_keys(self) -> dict[str, SavedKey]:
         """The saved keys by their id."""
-        return self._engine.account.keys
+        return self._account.keys
 
     @property
     def push_commands(self) -> Sequence[str | None] | None:
         """What the next pushes ask their client to run; None is a harmless rsync. May be set."""
-        return self._engine.push_commands
+        return self._sockets.push_commands
 
     @push_commands.setter
     def push_commands(self, commands: Sequence[str | None] | None) -> None:
-        self._engine.push_commands = commands
+        self._sockets.push_commands = commands
 
     @property
     def capacity(self) -> dict[str, int]:
         """Nodes of an instance type that can live at once; may be changed at any time."""
-        return self._engine.clusters.capacity
+        return self._clusters.capacity
 
     @property
     def balance(self) -> float:
         """US dollars left, now. May be set."""
-        return self._engine.ledger.balance
+        return self._account.billing.balance
 
     @balance.setter
     def balance(self, dollars: float) -> None:
-        self._engine.ledger.balance = dollars
+        self._account.billing.balance = dollars
 
     @property
     def hourly_rate(self) -> float:
         """US dollars per emulated hour that are being spent."""
-        return self._engine.ledger.hourly_rate
+        return self._account.billing.hourly_rate
 
     @property
     def retry_after(self) -> float:
         """Seconds told to pollers. May be set."""
-        return self._engine.retry_after.seconds
+        return self._requests.retry_after.seconds
 
     @retry_after.setter
     def retry_after(self, seconds: float) -> None:
-        self._engine.retry_after.seconds = seconds
+        self._requests.retry_after.seconds = seconds
 
     @property
     def rate_limit(self) -> float | None:
         """Requests answered per second. May be set."""
-        return self._gate.limit.rate
+        return self._limit.rate
 
     @rate_limit.setter
     def rate_limit(self, rate: float | None) -> None:
-        self._gate.limit.rate = rate
+        self._limit.rate = rate
 
     @property
     def rate_burst(self) -> float | None:
         """Requests that may come at once after a pause. May be set."""
-        return self._gate.limit.burst
+        return self._limit.burst
 
     @rate_burst.setter
     def rate_burst(self, burst: float | None) -> None:
-        self._gate.limit.burst = burst
+        self._limit.burst = burst
 
     async def __aenter__(self) -> Self:
         if self._runner is not None:
             raise RuntimeError("an emulator is entered once")
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         self._socket = socket.create_server((self._host, self._port), family=family)
-        self._engine.clock.start()
-        server = web.Server(self._gate.handle, handler_cancellation=True, access_log=None)
-        # What is still being handled at the end is woken up by the gate; this is for what is not.
-        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        self._clock.start()
+        server = web.Server(self._handler.handle, handler_cancellation=True, access_log=None)
+        # What is still being handled at the end ends with the handler; this is for the rest.
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.05)
         await self._runner.setup()
         await web.SockSite(self._runner, self._socket, backlog=4096).start()
         host, port = self._socket.getsockname()[:2]
-        self._gate.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._handler.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._engine.clock.stop()
-        self._gate.close()
+        self._clock.stop()
+        self._handler.close()
         await self._accept_no_more()
         if self._runner is not None:
             await self._runner.cleanup()

@@ -299,7 +299,7 @@ async def test_a_command_that_no_shell_would_take_still_prints(talk: Talk) -> No
 
 
 async def test_a_client_that_says_nothing(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorpool_async.emulator.wire.SECONDS_TO_SPEAK", 0.05)
+    monkeypatch.setattr("tensorpool_async.emulator.job_sockets.SECONDS_TO_AUTHENTICATE", 0.05)
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(emulator.url + "/job/listen/j-1") as socket,
