@@ -7,7 +7,8 @@
     │   └── FleetFileError        with the path, the line and the key of the file
     ├── WrongEventLoopError       a client used on another event loop than that of its first use
     ├── ConnectionFailed          no answer; `.sent` says whether the engine may have seen the request
-    │   └── RequestTimeout        no answer in time
+    │   ├── RequestTimeout        no answer in time
+    │   └── LimiterUnavailable    the limiter shared with other processes cannot be used: nothing was sent
     ├── StatusError               the engine's answer was a refusal
     │   ├── BadRequest            400
     │   ├── AuthenticationError   401: the key is missing, wrong or revoked
@@ -130,6 +131,18 @@ class ConnectionFailed(TensorPoolError):
 
 class RequestTimeout(ConnectionFailed, TimeoutError):
     """The engine gave no answer in time (see `Timeouts`)."""
+
+
+class LimiterUnavailable(ConnectionFailed):
+    """The rate limit that is shared with other processes cannot be used, or its limiter is closed. Nothing was sent.
+
+    Attributes:
+        sent: Always False.
+        permanent: Whether trying again cannot help, as with a wrong password.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message, sent=False, permanent=permanent)
 
 
 class StatusError(TensorPoolError):

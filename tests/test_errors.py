@@ -19,6 +19,7 @@ from tensorpool_async.errors import (
     DecodeError,
     FleetError,
     FleetFileError,
+    LimiterUnavailable,
     NotFound,
     OperationFailed,
     OperationTimeout,
@@ -117,7 +118,7 @@ def test_the_drawn_statuses_are_the_real_ones() -> None:
 BRANCHES = {
     "TensorPoolError": "ConfigurationError WrongEventLoopError ConnectionFailed StatusError DecodeError OperationError "
     "AmbiguousOutcomeError CommandRefused FleetError BudgetExceeded",
-    "ConnectionFailed": "RequestTimeout",
+    "ConnectionFailed": "RequestTimeout LimiterUnavailable",
     "StatusError": "BadRequest AuthenticationError InsufficientBalance PermissionDenied NotFound ConflictError "
     "ValidationError RateLimited ServerError",
     "OperationError": "OperationFailed OperationTimeout",
@@ -185,6 +186,8 @@ def test_an_error_carries_its_operation() -> None:
 def test_what_was_sent_is_uncertain_unless_it_is_known() -> None:
     assert ConnectionFailed("lost").sent
     assert not ConnectionFailed("lost").permanent
+    assert not LimiterUnavailable("gone").sent
+    assert LimiterUnavailable("a wrong password", permanent=True).permanent
 
 
 def test_a_refusal_keeps_everything() -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 import attrs
 
-from tensorpool_async.errors import WrongEventLoopError
-from tensorpool_async.protocol.lanes import LaneOrder
-from tensorpool_async.protocol.pace import Pace
+from tensorpool_async.flow.waiters import WaiterQueue
+from tensorpool_async.protocol.adaptive_rate import AdaptiveRate
 from tensorpool_async.protocol.rate_limits import Limits
 from tensorpool_async.protocol.requests import Lane
 
@@ -90,18 +87,7 @@ class RateLimiter:
     A limiter is bound to the event loop that it is used on, as long as anything is under way.
     """
 
-    __slots__ = (
-        "_granted",
-        "_in_flight",
-        "_loop",
-        "_max_in_flight",
-        "_order",
-        "_pace",
-        "_queues",
-        "_rate_limited",
-        "_timer",
-        "_timer_at",
-    )
+    __slots__ = ("_queue", "_rate", "_rate_limited")
 
     def __init__(self, max_in_flight: int = 32, max_per_second: float | None = None) -> None:
         """Make a limiter.
@@ -113,25 +99,16 @@ class RateLimiter:
         Raises:
             ValueError: A number is not above 0.
         """
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight is {max_in_flight}, and must be at least 1")
         if max_per_second is not None and not 0 < max_per_second < float("inf"):
             raise ValueError(f"max_per_second is {max_per_second}, and must be above 0")
-        self._max_in_flight = max_in_flight
-        self._pace = Pace(max_per_second)
-        self._order = LaneOrder()
-        self._queues: tuple[deque[asyncio.Future[float]], ...] = (deque(), deque(), deque())
-        self._in_flight = 0
-        self._granted = 0
+        self._rate = AdaptiveRate(max_per_second)
+        self._queue = WaiterQueue(max_in_flight, self._rate, self._wake)
         self._rate_limited = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def max_in_flight(self) -> int:
         """HTTP attempts that may be under way at a time."""
-        return self._max_in_flight
+        return self._queue.max_in_flight
 
     async def acquire(self, lane: Lane = Lane.READ) -> float:
         """Wait for a slot and for the pace; return the time of the grant, which `release` takes back.
@@ -141,25 +118,7 @@ class RateLimiter:
         Raises:
             WrongEventLoopError: The limiter is in use on another event loop.
         """
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._bind(loop)
-        changes, reads, polls = self._queues
-        if not (changes or reads or polls) and self._in_flight < self._max_in_flight:
-            now = loop.time()
-            if self._pace.ready_at <= now:
-                return self._grant(now)
-        turn: asyncio.Future[float] = loop.create_future()
-        self._queues[lane].append(turn)
-        self._wake()
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self._wake()  # a timer may have been set for this waiter alone
-            else:
-                self.release(turn.result())  # the grant came in the same moment, and is passed on
-            raise
+        return await self._queue.acquire(lane)
 
     def release(
         self,
@@ -177,27 +136,30 @@ class RateLimiter:
             ok: Whether the engine let the request through.
             limits: What the answer's RateLimit headers say, where it has some; see `limits_of`.
         """
-        changes, reads, polls = self._queues
-        waiting = bool(changes or reads or polls)
+        queue = self._queue
+        waiting = queue.waiting
         if ok:
             # With a timer set, it is the pace that they wait for, and not a slot.
-            self._pace.passed(granted_at, waited=waiting and self._timer is not None)
-        self._in_flight -= 1
+            self._rate.passed(granted_at, waited=waiting and queue.paced)
+        queue.release()
         if retry_after is not None or limits is not None:
             self._listen(granted_at, retry_after, limits)
-        if not self._in_flight:
-            self._pace.nothing_under_way()
         if waiting:
             self._wake()
 
     def _listen(self, granted_at: float, retry_after: float | None, limits: Limits | None) -> None:
-        loop = self._loop
+        loop = self._queue.loop
         now = granted_at if loop is None else loop.time()
         if retry_after is not None:
             self._rate_limited += 1
-            self._pace.throttled(now, granted_at, retry_after, limits)
+            self._rate.throttled(now, granted_at, retry_after, limits)
         if limits is not None:
-            self._pace.told(now, limits, self._in_flight, waits=retry_after is not None)
+            self._rate.apply_headers(now, limits, self._queue.in_flight, waits=retry_after is not None)
+
+    def _wake(self) -> None:
+        if not self._queue.in_flight:
+            self._rate.nothing_under_way()
+        self._queue.dispatch()
 
     @asynccontextmanager
     async def slot(self, lane: Lane = Lane.READ) -> AsyncGenerator[None]:
@@ -210,29 +172,29 @@ class RateLimiter:
 
     def statistics(self) -> LimiterStatistics:
         """Return what the limiter is doing now."""
-        bound = self._loop is not None
-        now = self._loop.time() if self._loop is not None else 0.0
-        waiting = [sum(1 for turn in queue if not turn.done()) for queue in self._queues]
-        pace = self._pace
+        queue, rate = self._queue, self._rate
+        bound = queue.loop is not None
+        now = queue.loop.time() if queue.loop is not None else 0.0
+        waiting = queue.counts()
         return LimiterStatistics(
-            in_flight=self._in_flight,
-            max_in_flight=self._max_in_flight,
-            waiting=(waiting[Lane.CHANGE], waiting[Lane.READ], waiting[Lane.POLL]),
-            granted=self._granted,
+            in_flight=queue.in_flight,
+            max_in_flight=queue.max_in_flight,
+            waiting=waiting,
+            granted=queue.granted,
             rate_limited=self._rate_limited,
-            paused_for=max(0.0, pace.paused_until - now) if bound else 0.0,
-            per_second=pace.rate,
+            paused_for=max(0.0, rate.paused_until - now) if bound else 0.0,
+            per_second=rate.rate,
             reason=self._reason(now, waits=any(waiting)) if bound else None,
-            ready_in=max(0.0, pace.ready_at - now) if bound else 0.0,
+            ready_in=max(0.0, rate.ready_at - now) if bound else 0.0,
         )
 
     def _reason(self, now: float, *, waits: bool) -> str | None:
-        bound = self._pace.bound_at(now)
+        bound = self._rate.bound_at(now)
         if bound in {"pause", "quota"}:
             return bound
         if not waits:
             return None
-        return "slots" if self._in_flight >= self._max_in_flight else bound
+        return "slots" if self._queue.in_flight >= self._queue.max_in_flight else bound
 
     def __repr__(self) -> str:
         now = self.statistics()
@@ -249,54 +211,3 @@ class RateLimiter:
             f"<RateLimiter {now.in_flight}/{now.max_in_flight} in flight, {waiting} waiting"
             f"{pace}{reasons[now.reason]}>"
         )
-
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is not None and (self._in_flight or any(self._queues)) and not self._loop.is_closed():
-            raise WrongEventLoopError("the limiter is in use on another event loop; make one for each loop")
-        self._loop = loop
-        self._in_flight = 0
-        self._timer = None
-        for queue in self._queues:
-            queue.clear()
-
-    def _grant(self, now: float) -> float:
-        self._pace.take(now)
-        self._in_flight += 1
-        self._granted += 1
-        return now
-
-    def _wake(self) -> None:
-        """Let go whoever may go now, and set the timer for the next one."""
-        loop = self._loop
-        if loop is None:
-            return
-        now = loop.time()
-        while True:
-            for queue in self._queues:
-                while queue and queue[0].done():
-                    queue.popleft()
-            if not any(self._queues) or self._in_flight >= self._max_in_flight:
-                self._cancel_timer()
-                return
-            if self._pace.ready_at > now:
-                self._set_timer(loop, self._pace.ready_at)
-                return
-            lane = self._order.next_lane([bool(queue) for queue in self._queues])
-            if lane is not None:
-                self._queues[lane].popleft().set_result(self._grant(now))
-
-    def _set_timer(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return  # it looks again when it goes off: cheaper than a new one for each request
-            self._timer.cancel()
-        self._timer, self._timer_at = loop.call_at(at, self._time_has_come), at
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _time_has_come(self) -> None:
-        self._timer = None
-        self._wake()

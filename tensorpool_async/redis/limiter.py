@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from math import inf
 from types import TracebackType
 from typing import Self
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError
 
-from tensorpool_async.errors import ConnectionFailed, WrongEventLoopError
+from tensorpool_async.errors import LimiterUnavailable, WrongEventLoopError
 from tensorpool_async.flow.limiter import LimiterStatistics
-from tensorpool_async.protocol.lanes import LaneOrder
+from tensorpool_async.flow.waiters import WaiterQueue
 from tensorpool_async.protocol.rate_limits import Limits, is_quota
 from tensorpool_async.protocol.requests import Lane
-from tensorpool_async.redis.bucket import NO_NEWS, NOTHING, Batch, Bucket, GivenBack, News
+from tensorpool_async.redis.bucket import (
+    NEAR,
+    NO_FEEDBACK,
+    NOTHING_RETURNED,
+    Bucket,
+    Feedback,
+    Refill,
+    ReturnedSlots,
+)
+from tensorpool_async.redis.failures import reason_of, unavailable
+from tensorpool_async.redis.reservations import SLACK, Reservations
 
 
 BATCH_SECONDS = 0.05
-"""How much of the pace one process takes at a time, in seconds: few enough that a pause or a change need not wait for
-it, and enough that a fast pace does not cost one question for each request."""
-
-SLACK = 0.005
-"""Seconds that a late timer may be made up for. A process that was held up longer does not catch up in one burst."""
+"""How much of the pace one process reserves at a time, in seconds: few enough that a pause or a change need not wait for
+it, and enough that a fast pace does not cost one call for each request."""
 
 SECONDS_TO_PROBE = 1.0
-"""Seconds between two questions to a server that is gone."""
+"""Seconds between two calls to a server that is gone, or that has no slot to give."""
+
+LONG_WAIT = 5.0
+"""Seconds: a longer wait is logged."""
 
 logger: logging.Logger = logging.getLogger("tensorpool_async")
 
@@ -58,10 +67,11 @@ class RedisRateLimiter:
     - Whoever is cancelled holds nothing and has taken nobody's turn. A process that is killed misses its few turns, and
       holds nothing up.
 
-    Without the server nothing hangs. Where it does not answer within `timeout`, `acquire` raises `ConnectionFailed` with
-    `sent=False`, so that the client tries again, as often as its retry policy says. With `fail_open`, this process goes
-    on at a share of the pace by itself until the server is back. A server that was restarted or has lost everything
-    starts anew.
+    Without the server nothing hangs. Where it does not answer within `timeout`, or cannot be used for another reason,
+    `acquire` raises `LimiterUnavailable`, so that the client tries again, as often as its retry policy says, each time
+    on a new connection. With `fail_open`, this process goes on at a share of the pace by itself until the server is
+    back. What a server has lost, in a restart or otherwise, is restored from what the processes remember. A wait of
+    more than 5 seconds is logged once, as a warning.
 
     A limiter belongs to the event loop of its first use, and does not outlive it. Close it after the clients.
     """
@@ -108,40 +118,30 @@ class RedisRateLimiter:
         self._client = _connect(redis, timeout) if isinstance(redis, str) else redis
         self._bucket = Bucket(self._client, key, max_per_second, burst)
         self._key = key
-        self._max_per_second = max_per_second
-        self._slack = max(SLACK, (burst - 1) / max_per_second)
+        self._reservations = Reservations(max_per_second, max(SLACK, (burst - 1) / max_per_second))
+        self._queue = WaiterQueue(max_in_flight, self._reservations, self._wake)
         self._batch = max(1, round(max_per_second * BATCH_SECONDS))
-        self._max_in_flight = max_in_flight
-        self._fail_open = fail_open
-        self._fail_open_share = fail_open_share
+        self._fail_open_share = fail_open_share if fail_open else None
         self._timeout = timeout
 
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._queues: tuple[deque[asyncio.Future[float]], ...] = (deque(), deque(), deque())
-        self._order = LaneOrder()
-        self._in_flight = 0
-        self._granted = 0
         self._rate_limited = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-        self._appointments: deque[float] = deque()
-        self._last: Batch | None = None  # what the newest appointments belong to
-        self._next_at = 0.0  # this process's own spacing, on top of the appointments
-        self._share = 1.0
-        self._paused_until = 0.0
         self._refused_at: float | None = (
-            None  # when a request was sent whose refusal the server has not heard of
+            None  # when a request was sent whose refusal the server does not know of
         )
-        self._tell = False
-        self._question: asyncio.Task[None] | None = None
-        self._gone = False
-        self._probe_at = 0.0
+        self._has_feedback = False
+        self._refill: asyncio.Task[None] | None = None
+        self._refill_at = 0.0  # before, the server has no slot that is near enough
+        self._probe_at = 0.0  # before, a server that is gone is not asked without need
+        self._wait_until = 0.0
+        self._refill_timer: asyncio.TimerHandle | None = None
+        self._warned: set[str] = set()  # what goes on and has been logged
 
     @property
     def max_in_flight(self) -> int:
         """HTTP attempts of this process that may be under way at a time."""
-        return self._max_in_flight
+        return self._queue.max_in_flight
 
     async def acquire(self, lane: Lane = Lane.READ) -> float:
         """Wait for a slot and for the pace; return the time of the grant, which `release` takes back.
@@ -149,23 +149,14 @@ class RedisRateLimiter:
         Whoever is cancelled here holds nothing and has taken nobody's turn.
 
         Raises:
-            ConnectionFailed: The server that shares the limit cannot be used, or the limiter is closed. Nothing was sent.
+            LimiterUnavailable: The server that shares the limit cannot be used, or the limiter is closed. Nothing was
+                sent.
             WrongEventLoopError: The limiter belongs to another event loop.
         """
-        loop = self._bind()
+        self._bind()
         if self._closed:
-            raise ConnectionFailed("the limiter is closed", sent=False, permanent=True)
-        turn: asyncio.Future[float] = loop.create_future()
-        self._queues[lane].append(turn)
-        self._wake()
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            if turn.cancelled() or turn.exception() is not None:
-                self._wake()  # what was taken for this waiter alone is given back
-            else:
-                self.release(turn.result())  # the grant came in the same moment, and is passed on
-            raise
+            raise LimiterUnavailable("the limiter is closed", permanent=True)
+        return await self._queue.acquire(lane)
 
     def release(
         self,
@@ -183,16 +174,17 @@ class RedisRateLimiter:
             ok: Whether the engine let the request through.
             limits: What its RateLimit headers say. Where nothing is left, all processes wait for the reset.
         """
-        self._in_flight -= 1
+        self._queue.release()
         if self._loop is None:
             return
+        now = self._loop.time()
         if retry_after is not None:
             self._rate_limited += 1
             if not is_quota(retry_after, limits):
                 self._refused_at = max(granted_at, self._refused_at or granted_at)
-            self._pause(retry_after)
+            self._pause(now + retry_after)
         if limits is not None and limits.exhausted and limits.reset:
-            self._pause(limits.reset)
+            self._pause(now + limits.reset)
         self._wake()
 
     @asynccontextmanager
@@ -207,28 +199,28 @@ class RedisRateLimiter:
     def statistics(self) -> LimiterStatistics:
         """Return what the limiter of this process is doing now; the pace is that of all processes."""
         now = self._loop.time() if self._loop is not None else 0.0
-        waiting = [sum(1 for turn in queue if not turn.done()) for queue in self._queues]
-        share = self._fail_open_share if self._gone else self._share
+        queue, reservations = self._queue, self._reservations
         return LimiterStatistics(
-            in_flight=self._in_flight,
-            max_in_flight=self._max_in_flight,
-            waiting=(waiting[Lane.CHANGE], waiting[Lane.READ], waiting[Lane.POLL]),
-            granted=self._granted,
+            in_flight=queue.in_flight,
+            max_in_flight=queue.max_in_flight,
+            waiting=queue.counts(),
+            granted=queue.granted,
             rate_limited=self._rate_limited,
-            paused_for=max(0.0, self._paused_until - now),
-            per_second=self._max_per_second * share,
+            paused_for=max(0.0, reservations.paused_until - now),
+            per_second=reservations.max_per_second * reservations.share,
         )
 
     async def aclose(self) -> None:
         """Close the connection to the server, if it is the limiter's own. Whoever still waits is told so."""
         self._closed = True
-        self._stop_timer()
-        self._refuse_all("the limiter was closed", permanent=True)
-        question = self._question
+        self._queue.fail_all(lambda: LimiterUnavailable("the limiter was closed", permanent=True))
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+        refill = self._refill
         try:
-            if question is not None:
-                question.cancel()
-                await asyncio.wait({question})
+            if refill is not None:
+                refill.cancel()
+                await asyncio.wait({refill})
         finally:
             if self._own_client:
                 await self._client.aclose()
@@ -248,7 +240,7 @@ class RedisRateLimiter:
         now = self.statistics()
         waiting = "/".join(str(count) for count in now.waiting)
         pause = f", paused for {now.paused_for:.1f} s" if now.paused_for else ""
-        gone = ", without its server" if self._gone else ""
+        gone = ", without its server" if self._reservations.alone else ""
         return (
             f"<RedisRateLimiter {self._key!r}: {now.in_flight}/{now.max_in_flight} in flight, "
             f"{waiting} waiting, {now.per_second:.3g}/s{pause}{gone}>"
@@ -264,148 +256,116 @@ class RedisRateLimiter:
             self._loop = loop
         return loop
 
-    def _pause(self, seconds: float) -> None:
-        if self._loop is not None:
-            until = self._loop.time() + seconds
-            self._tell = True
-            if until > self._paused_until:
-                self._paused_until = until
-                self._appointments.clear()  # they are within the pause, and must not pile up at its end
+    def _pause(self, until: float) -> None:
+        self._has_feedback = True
+        self._reservations.pause(until)
 
     def _wake(self) -> None:
-        """Let go whoever may go now, set the timer for the next one, and ask the server for what is missing."""
-        self._stop_timer()
+        """Let go whoever may go now, and reserve the slots that are missing."""
         loop = self._loop
         if loop is None or self._closed:
             return
-        now = loop.time()
-        while self._forget_cancelled() and self._in_flight < self._max_in_flight:
-            ready_at = self._ready_at()
-            if ready_at is None:
-                break
-            if ready_at > now:
-                self._timer = loop.call_at(ready_at, self._wake)
-                break
-            self._grant(now)
-        self._ask_if_needed(loop)
+        self._queue.dispatch()
+        self._refill_if_needed(loop)
+        self._warn_of_a_long_wait(loop.time())
 
-    def _forget_cancelled(self) -> bool:
-        """Drop the cancelled ones from the heads of the queues; return whether anybody waits."""
-        for queue in self._queues:
-            while queue and queue[0].done():
-                queue.popleft()
-        return any(self._queues)
-
-    def _ready_at(self) -> float | None:
-        """Return when the next one may go; None where the server has to be asked."""
-        if self._gone:
-            return max(self._next_at, self._paused_until)
-        if self._appointments:
-            return max(self._appointments[0], self._next_at, self._paused_until)
-        return None
-
-    def _grant(self, now: float) -> None:
-        lane = self._order.next_lane([bool(queue) for queue in self._queues])
-        if lane is None:
+    def _refill_if_needed(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._refill is not None:
             return
-        if self._appointments:
-            self._appointments.popleft()
-        share = self._fail_open_share if self._gone else self._share
-        slack = SLACK if self._gone else self._slack
-        self._next_at = max(self._next_at, now - slack) + 1.0 / (self._max_per_second * share)
-        self._in_flight += 1
-        self._granted += 1
-        self._queues[lane].popleft().set_result(now)
-
-    def _ask_if_needed(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._question is not None:
+        waiting = sum(self._queue.counts())
+        if not waiting and self._reservations:
+            self._refill = loop.create_task(self._ask(0, self._reservations.return_all()))
             return
-        waiting = sum(len(queue) for queue in self._queues)
-        if not waiting and self._appointments:
-            self._question = loop.create_task(self._ask(0, self._leave()))
-            return
-        probe = loop.time() >= self._probe_at
-        wanted = self._wanted(waiting)
-        if (wanted and (probe or not self._gone)) or (self._tell and probe):
-            self._question = loop.create_task(self._ask(wanted, NOTHING))
+        now, wanted = loop.time(), self._wanted(waiting)
+        probe, near = now >= self._probe_at, now >= self._refill_at
+        if (wanted and near and (probe or not self._reservations.alone)) or (self._has_feedback and probe):
+            self._refill = loop.create_task(self._ask(wanted, NOTHING_RETURNED))
+        elif wanted and not near and self._refill_timer is None:
+            self._refill_timer = loop.call_at(self._refill_at, self._refill_is_due)
 
-    def _wanted(self, waiting: int) -> int:
-        """Return how many appointments to ask for: only as many as can be kept."""
-        held = len(self._appointments)
-        if held > self._batch // 2:
-            return 0
-        return max(0, min(self._batch, waiting, self._max_in_flight - self._in_flight) - held)
-
-    def _leave(self) -> GivenBack:
-        """Forget the appointments that nobody needs, and return what the server may have back."""
-        count, last = len(self._appointments), self._last
-        self._appointments.clear()
-        if last is None:
-            return NOTHING
-        interval = round(last.interval * 1e6)
-        end = last.first + last.count * interval
-        return GivenBack(start=end - min(count, last.count) * interval, end=end)
-
-    async def _ask(self, wanted: int, given_back: GivenBack) -> None:
-        loop = asyncio.get_running_loop()
-        news = self._news(loop.time())
-        try:
-            async with asyncio.timeout(self._timeout):
-                batch = await self._bucket.ask(wanted, news=news, given_back=given_back)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the answer must hear of it
-            self._tell = self._tell or news is not NO_NEWS
-            self._lost(loop.time(), error)
-        else:
-            self._heard(loop.time(), batch)
-        finally:
-            self._question = None
+    def _refill_is_due(self) -> None:
+        self._refill_timer = None
         self._wake()
 
-    def _news(self, now: float) -> News:
-        """Return what the others have not heard of, which counts as told from now on."""
-        if not self._tell:
-            return NO_NEWS
-        refused_at, self._refused_at = self._refused_at, None
-        self._tell = False
-        refused_age = None if refused_at is None else max(0.0, now - refused_at)
-        return News(pause=max(0.0, self._paused_until - now), refused_age=refused_age)
+    def _wanted(self, waiting: int) -> int:
+        """Return how many slots to reserve: only as many as can be used."""
+        held = len(self._reservations)
+        if held > self._batch // 2:
+            return 0
+        return max(0, min(self._batch, waiting, self._queue.max_in_flight - self._queue.in_flight) - held)
 
-    def _heard(self, now: float, batch: Batch) -> None:
-        if self._gone:
+    async def _ask(self, wanted: int, returned: ReturnedSlots) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        feedback, paused_for = self._take_feedback(now), max(0.0, self._reservations.paused_until - now)
+        try:
+            async with asyncio.timeout(self._timeout):
+                refill = await self._bucket.refill(
+                    wanted, feedback=feedback, returned=returned, paused_for=paused_for
+                )
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the answer must hear of it
+            self._has_feedback = self._has_feedback or feedback is not NO_FEEDBACK
+            self._lost(loop.time(), error)
+        else:
+            self._received(loop.time(), refill)
+        finally:
+            self._refill = None
+        self._wake()
+
+    def _take_feedback(self, now: float) -> Feedback:
+        """Return what the others do not know of, which counts as reported from now on."""
+        if not self._has_feedback:
+            return NO_FEEDBACK
+        refused_at, self._refused_at = self._refused_at, None
+        self._has_feedback = False
+        refused_age = None if refused_at is None else max(0.0, now - refused_at)
+        return Feedback(pause=max(0.0, self._reservations.paused_until - now), refused_age=refused_age)
+
+    def _received(self, now: float, refill: Refill) -> None:
+        if self._reservations.alone:
             logger.info("the server that shares the rate limit is back")
-        self._gone = False
-        self._share = batch.share
-        if batch.paused_for and now + batch.paused_for > self._paused_until:
-            self._paused_until = now + batch.paused_for
-            self._appointments.clear()
-        if batch.count and now + batch.delay >= self._paused_until - batch.interval:
-            self._last = batch
-            self._appointments.extend(batch.times(now))
+        self._reservations.add(refill, now)
+        self._refill_at = now + min(refill.too_far, SECONDS_TO_PROBE)
+        self._wait_until = now + max(refill.paused_for, refill.too_far and refill.too_far + NEAR)
+        if refill.damaged:
+            self._warn(
+                "damaged", "the shared limit %r was overwritten by something else; it starts anew", self._key
+            )
+        else:
+            self._warned.discard("damaged")
+            if refill.count and refill.delay <= LONG_WAIT:
+                self._warned.discard("wait")
 
     def _lost(self, now: float, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        text = f"the server that shares the rate limit cannot be used ({reason})"
         self._probe_at = now + SECONDS_TO_PROBE
-        if not self._fail_open:
-            self._refuse_all(text, permanent=isinstance(error, AuthenticationError | NoPermissionError))
+        if self._fail_open_share is None:
+            self._queue.fail_all(lambda: unavailable(error, self._timeout))
             return
-        if not self._gone:
-            self._gone = True
-            self._appointments.clear()
-            pace = self._max_per_second * self._fail_open_share
-            logger.warning("%s; this process goes on by itself, at %.3g requests per second", text, pace)
+        if not self._reservations.alone:
+            self._reservations.go_alone(self._fail_open_share)
+            logger.warning(
+                "the server that shares the rate limit cannot be used (%s); this process goes on by itself, at %.3g "
+                "requests per second",
+                reason_of(error, self._timeout),
+                self._reservations.max_per_second * self._fail_open_share,
+            )
 
-    def _refuse_all(self, text: str, *, permanent: bool) -> None:
-        for queue in self._queues:
-            while queue:
-                turn = queue.popleft()
-                if not turn.done():
-                    turn.set_exception(ConnectionFailed(text, sent=False, permanent=permanent))
+    def _warn_of_a_long_wait(self, now: float) -> None:
+        ready_at = self._reservations.ready_at
+        seconds = (self._wait_until if ready_at == inf else ready_at) - now
+        if seconds > LONG_WAIT and any(self._queue.counts()):
+            why = (
+                "a pause"
+                if self._reservations.paused_until - now > LONG_WAIT
+                else "slots that others have reserved"
+            )
+            self._warn("wait", "requests wait %.1f s for the shared limit %r: %s", seconds, self._key, why)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _warn(self, what: str, message: str, *arguments: object) -> None:
+        """Log what goes on once, until it is over."""
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(message, *arguments)
 
 
 def _check(holds: bool, message: str) -> None:  # noqa: FBT001 - a condition
@@ -414,8 +374,7 @@ def _check(holds: bool, message: str) -> None:  # noqa: FBT001 - a condition
 
 
 def _connect(url: str, timeout: float) -> Redis:
-    # One new attempt at once: the first question after a restart of the server meets a connection that is gone.
-    retry = Retry(NoBackoff(), 1)
+    retry = Retry(NoBackoff(), 0)  # the bucket tries again itself, on a new connection
     return Redis.from_url(  # pyright: ignore[reportUnknownMemberType] - redis-py does not type its keywords
         url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry
     )

@@ -24,7 +24,7 @@ from tensorpool_async.errors import (
     StatusError,
     TensorPoolError,
 )
-from tensorpool_async.flow.turns import Turns
+from tensorpool_async.flow.keyed_lock import KeyedLock
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.kinds import KINDS, Sign
 from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
@@ -67,7 +67,7 @@ class Reconciler:
         self._submitter = submitter
         self._transport = submitter.transport
         self._ours: set[str] = set()
-        self._turns = Turns()
+        self._locks = KeyedLock()
 
     async def create(
         self,
@@ -96,12 +96,12 @@ class Reconciler:
         self._transport.check_loop()  # before it waits for its turn, of which another loop would never tell
         # Of these, tens of thousands may wait for a slot: no frame and no closure more than it takes.
         send = partial(self._create, find=find, random_name=marks.random_name, withdrawn=withdrawn)
-        turn = _turn_of(request)
-        await self._turns.take(turn)
+        key = _lock_key(request)
+        await self._locks.acquire(key)
         try:
             return await self._submitter.submit(request, Ticket(request.kind), send, marks)
         finally:
-            self._turns.give_back(turn)
+            self._locks.release(key)
 
     async def ensure(
         self, request: Request[Accepted], join: Callable[[], Awaitable[Accepted | None]], marks: Marks
@@ -126,7 +126,7 @@ class Reconciler:
 
         self._transport.check_loop()
         ticket = Ticket(request.kind)
-        async with self._turns.of(_turn_of(request)):
+        async with self._locks.hold(_lock_key(request)):
             there = await join()
             # What is there already is another's: how long it may live is not for this call to say.
             try:
@@ -322,7 +322,7 @@ def _queue_again(request: Request[Any]) -> None:
         request.trip.queues_again(asyncio.get_running_loop().time(), asked_to_wait=False)
 
 
-def _turn_of(request: Request[Any]) -> tuple[str, str | None]:
+def _lock_key(request: Request[Any]) -> tuple[str, str | None]:
     return request.path, request.name
 
 

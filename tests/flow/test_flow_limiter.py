@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tensorpool_async.errors import WrongEventLoopError
 from tensorpool_async.flow import LimiterStatistics, RateLimiter
+from tensorpool_async.protocol.adaptive_rate import SLACK
 from tensorpool_async.protocol.lanes import WEIGHTS
-from tensorpool_async.protocol.pace import SLACK
 from tensorpool_async.protocol.rate_limits import Limits
 from tensorpool_async.protocol.requests import Lane
 from tests.flow.fake_time import FakeTimeLoop, now, run
@@ -557,3 +557,35 @@ def test_the_pace_holds_on_a_real_loop_as_well() -> None:
         assert limiter.statistics().granted == 60
 
     asyncio.run(main(), debug=True)
+
+
+def test_a_waiter_that_is_closed_takes_no_slot() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1)
+        held = await limiter.acquire()
+        closed, granted = limiter.acquire(), limiter.acquire()
+        closed.send(None)
+        granted.send(None)
+        closed.close()
+        limiter.release(held)
+        assert limiter.statistics().in_flight == 1
+        granted.close()  # its slot came in the same moment
+        assert limiter.statistics().in_flight == 0
+        limiter.release(await limiter.acquire())
+
+    run(main())
+
+
+def test_a_waiter_that_is_closed_after_its_loop_harms_nobody() -> None:
+    limiter = RateLimiter(1)
+    waiters = [limiter.acquire(), limiter.acquire()]
+
+    async def main() -> None:
+        limiter.release(await limiter.acquire(), retry_after=5.0)
+        for waiter in waiters:
+            waiter.send(None)
+
+    run(main())
+    for waiter in waiters:
+        waiter.close()
+    run(limiter.acquire())

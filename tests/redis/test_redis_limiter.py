@@ -28,7 +28,7 @@ from tensorpool_async.emulator import Emulator
 from tensorpool_async.protocol.rate_limits import Limits
 from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.redis import RedisRateLimiter
-from tensorpool_async.redis.bucket import PREFIX, Bucket, News
+from tensorpool_async.redis.bucket import PREFIX, Bucket, Feedback
 from tensorpool_async.testing import ThreadedEmulator
 from tests.redis.server import RedisServer, connect
 
@@ -169,13 +169,13 @@ async def test_what_a_cancelled_waiter_had_taken_is_given_back(url: str, key: st
     ):
         bucket = Bucket(client, key, 0.1, 1)
         await take(limiter)
-        assert 9 < (await bucket.ask(0)).delay <= 10
+        assert 9 < (await bucket.refill(0)).delay <= 10
         waiter = asyncio.create_task(take(limiter))
-        while (await bucket.ask(0)).delay < 11:
+        while (await bucket.refill(0)).delay < 11:
             await asyncio.sleep(0.005)
         waiter.cancel()
         async with asyncio.timeout(5):
-            while (await bucket.ask(0)).delay > 10:
+            while (await bucket.refill(0)).delay > 10:
                 await asyncio.sleep(0.005)
 
 
@@ -199,8 +199,8 @@ async def test_a_pause_holds_for_all_and_ends_staggered(url: str, key: str) -> N
 async def test_turns_that_are_taken_during_a_pause_come_after_it(url: str, key: str) -> None:
     async with connect(url) as client:
         bucket = Bucket(client, key, 100, 1)
-        await bucket.ask(0, news=News(pause=10))
-        first, second = await bucket.ask(1), await bucket.ask(1)
+        await bucket.refill(0, feedback=Feedback(pause=10))
+        first, second = await bucket.refill(1), await bucket.refill(1)
         assert 9.9 < first.delay <= 10
         assert second.first - first.first == 10_000
 
@@ -226,7 +226,7 @@ async def test_a_quota_pauses_and_does_not_lower_the_pace(url: str, key: str) ->
         assert statistics.paused_for > 29
         async with connect(url) as client:
             bucket = Bucket(client, key, 100, 1)
-            while not (told := await bucket.ask(0)).paused_for:
+            while not (told := await bucket.refill(0)).paused_for:
                 await asyncio.sleep(0.005)
         assert told.share == 1
 
@@ -248,12 +248,12 @@ async def test_headers_that_say_nothing_is_left_pause_all(url: str, key: str) ->
 async def test_the_pace_rises_again_after_refusals(url: str, key: str) -> None:
     async with connect(url) as client:
         bucket = Bucket(client, key, 100, 1)
-        low = (await bucket.ask(0, news=News(refused_age=0.0))).share
+        low = (await bucket.refill(0, feedback=Feedback(refused_age=0.0))).share
         assert low == 0.7
         await asyncio.sleep(0.2)
-        risen = (await bucket.ask(0)).share
+        risen = (await bucket.refill(0)).share
         assert low + 0.009 < risen < 1
-        assert (await bucket.ask(0, news=News(refused_age=0.0))).share < risen, (
+        assert (await bucket.refill(0, feedback=Feedback(refused_age=0.0))).share < risen, (
             "another burst lowers it again"
         )
 
@@ -264,6 +264,7 @@ async def test_a_clock_that_is_set_back_makes_nobody_wait(url: str, key: str) ->
         seconds, _ = await client.time()
         tomorrow = (seconds + 86_400) * 1_000_000
         fields = {
+            "serial": 1,
             "seen": tomorrow,
             "next": tomorrow + 2_000_000,
             "paused_until": 0,
@@ -271,12 +272,12 @@ async def test_a_clock_that_is_set_back_makes_nobody_wait(url: str, key: str) ->
             "share": 1,
         }
         await client.hset(PREFIX + key, mapping=fields)
-        assert 1.9 < (await bucket.ask(1)).delay <= 2
+        assert 1.9 < (await bucket.refill(1)).delay <= 2
 
 
 async def test_idle_buckets_do_not_stay_at_the_server(url: str, key: str) -> None:
     async with connect(url) as client:
-        await Bucket(client, key, 10, 1).ask(1)
+        await Bucket(client, key, 10, 1).refill(1)
         assert 59_000 < await client.pttl(PREFIX + key) <= 61_000
 
 
@@ -415,7 +416,7 @@ async def test_a_process_that_is_killed_holds_nothing_up(url: str, key: str) -> 
     victim.kill()
     await victim.communicate()
     async with connect(url) as client:
-        assert (await Bucket(client, key, 100, 1).ask(0)).delay <= 0.06, "a few turns, and nothing else"
+        assert (await Bucket(client, key, 100, 1).refill(0)).delay <= 0.06, "a few turns, and nothing else"
     async with RedisRateLimiter(url, key=key, max_per_second=100) as limiter, asyncio.timeout(10):
         await take(limiter)
 

@@ -98,6 +98,7 @@ def test_every_error_has_a_line_of_its_own_and_no_words_of_the_engine(kind: type
         ("ServerError", 502),
         ("ConnectionFailed", 502),
         ("RequestTimeout", 504),
+        ("LimiterUnavailable", 503),
         ("OperationTimeout", 504),
         ("AuthenticationError", 502),
         ("PermissionDenied", 502),

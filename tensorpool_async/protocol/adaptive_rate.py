@@ -1,23 +1,23 @@
 """How fast requests may follow each other, found out from what the engine answers.
 
-Three things bound the pace, and each of them may be absent:
+Three things bound the rate, and each of them may be absent:
 
 - what the caller allows: never more than `max_per_second * (window + SLACK) + 1` requests in any window of time;
 - what the engine's RateLimit headers say;
-- what its 429s tell. The engine is taken for a token bucket of unknown rate and size, and this is how they are found:
+- what its 429s show. The engine is taken for a token bucket of unknown rate and size, and this is how they are found:
 
-| phase | begins | the pace |
+| phase | begins | the rate |
 |---|---|---|
 | free | | has no bound |
-| searching | with the first 429 | starts at what got through in the last second, and doubles about every half second |
-| holding | with the next 429 | is a little below the rate that the bucket must have, judged by what got through |
-| probing | when it has held for some time | rises, slowly at first; the next 429 begins another hold, twice as long |
+| searching | with the first 429 | starts at a share of what got through in the last second, and doubles within a second |
+| holding | with the next 429 | is what the bucket must have let in, judged by what got through |
+| probing | when it has held for a while | rises until the next 429, with which another hold begins |
 
-A 429 costs a pause of mostly a second, so a rate that has proven itself is held up to half a minute. A rate that has
-fallen is different: what was allowed before may come back, so after a fall the holds are short, and the rise is quick.
+A rate that has proven itself is held for half a minute. After a fall the holds are short, since what was allowed before
+may come back.
 
 All answers of a burst that is refused together count as one 429. A 429 that ends a quota (see `is_quota`) pauses, and
-leaves the pace as it is.
+leaves the rate as it is.
 """
 
 from __future__ import annotations
@@ -32,55 +32,41 @@ from tensorpool_async.protocol.rate_limits import Limits, is_quota
 
 
 SLACK = 0.005
-"""Seconds that a late timer may be made up for, so that a fast pace is not lost to the granularity of timers."""
+"""Seconds that a late timer may be made up for, so that a fast rate is not lost to the granularity of timers."""
 
 WINDOW = 1.0
-"""Seconds over which it is measured what got through before the first 429."""
+"""Seconds before the first 429 in which what got through is counted as the burst; and seconds after a pause in which
+requests are spaced, where nothing else bounds them."""
 
 START = 5.0
-"""Requests per second that a search starts with at least: a handful of requests must not crawl."""
+"""Requests per second that a search starts with at least, so that a handful of requests does not crawl."""
 
 SLOWEST = 0.2
 """Requests per second: below this, waiting longer tells nothing new."""
 
 DECREASE = 0.7
-"""What the pace falls to, as a share, where a 429 tells nothing but that it was too fast."""
+"""What the rate falls to, as a share, where a 429 tells nothing but that it was too fast. A rate that is found to be
+lower than this share of the one before has fallen: it was not merely measured better."""
 
-DOUBT = 0.9
-"""What the pace falls to, as a share and at most, where a 429 comes while it is held: it was too fast after all."""
+SEARCH_GAIN = 1.0
+"""Requests per second by which each success raises the rate of a search, which so doubles in 0.7 s, whatever it is."""
 
-MARGIN = 0.985
-"""The share of the rate found that is held, since a bucket whose whole rate is used never fills up again."""
+PROBE_GAIN = 0.5
+"""Requests per second by which each success raises the rate after a hold: half as fast as a search, as the 429 that ends
+the rise costs a pause."""
 
-SEARCH_GAIN = 1.4
-"""By how much each success raises the pace of a search: it doubles in half a second, whatever it is."""
+SHORT_HOLD = 2.0
+"""Seconds for which a rate is held that has fallen: what was allowed before may come back soon."""
 
-PROBE_GAIN = (0.1, 0.12, 0.5)
-"""By how much each success raises the pace of a probe: at first, more with each second, and at least after a fall."""
-
-FIRST_HOLD, SHORTEST_HOLD, HOLD_AFTER_FALL, LONGEST_HOLD = 15.0, 2.0, 5.0, 30.0
-"""Seconds: a rate that a search found; one that is in doubt; the longest while a fall is remembered; the longest."""
-
-FIRST_CREEP, CREEP = 0.08, 0.03
-"""The share by which the pace rises within a hold: what a short search has found is a little too low."""
-
-FALL = 0.8
-"""A rate that falls below this share has fallen: it was not merely measured better."""
-
-REMEMBERED = 120.0
-"""Seconds for which it is remembered what was allowed before a fall."""
-
-RESTART, RESTART_FOR = 20.0, 1.0
-"""Requests per second, and seconds: how everybody starts again after a pause where nothing else bounds the pace."""
-
-WORD_HOLDS = 60.0
-"""Seconds for which an engine is taken at its word, at least, where its answers have no headers any more."""
-
-MOST_COUNTED = 1024
-"""How many of the last requests that got through are looked at."""
+LONG_HOLD = 30.0
+"""Seconds for which any other rate is held, as each 429 costs a pause of mostly a second. For as long it is remembered
+what was allowed before a fall, and what the last RateLimit headers said, where answers have none any more."""
 
 FEWEST_COUNTED = 8
-"""Requests that have to get through, on top of a burst, for a rate to be judged by them."""
+"""How many requests have to get through, on top of a burst, for a rate to be judged by them."""
+
+MOST_COUNTED = 1024
+"""How many of the last requests that got through are looked at: five seconds at 200 requests per second."""
 
 
 @attrs.frozen
@@ -88,11 +74,11 @@ class Burst:
     """What got through before the first 429: the bucket is not larger than that.
 
     Attributes:
-        size: Requests that got through.
+        size: Requests that got through, at least one: no bucket is smaller.
         seconds: The time within which they were sent.
     """
 
-    size: float = 0.0
+    size: float = 1.0
     seconds: float = 0.0
 
     @classmethod
@@ -117,39 +103,34 @@ def sustained_rate(passed: Sequence[float], burst: Burst, empty_at: float = -inf
         return 0.0
     end = passed[-1]
     rate = len(passed) / (end - empty_at) if end > empty_at else 0.0
-    fewest = int(burst.size) + FEWEST_COUNTED
-    for count in range(fewest, len(passed)):
+    for count in range(int(burst.size) + FEWEST_COUNTED, len(passed)):
         duration = end - passed[-1 - count]
-        if duration > 4.0 * burst.seconds:
+        if duration > burst.seconds:
             # While the burst itself got through, some came in as well: they are no part of the bucket.
-            rate = max(rate, (count - burst.size) / (duration - burst.seconds))
+            rate = max(rate, (count + 1 - burst.size) / (duration - burst.seconds))
     return rate
 
 
 @attrs.define(kw_only=True)
-class Episode:
+class ThrottleEpisode:
     """What led to a 429.
 
     Attributes:
-        before: The pace that was too fast.
-        searching: Whether no rate had been found before.
-        doubted: Whether it came while a rate was held.
+        before: The rate that was too fast.
         sent_at: When the request was sent that was refused.
         empty_at: When the bucket was met empty the time before.
         passed: When the requests were sent that got through since then.
     """
 
     before: float = inf
-    searching: bool = True
-    doubted: bool = False
     sent_at: float = -inf
     empty_at: float = -inf
     passed: list[float] = attrs.field(factory=list[float])
 
 
 @attrs.define
-class Pace:
-    """The shared pace of all requests. Times are seconds of any monotonic clock.
+class AdaptiveRate:
+    """The rate at which all requests may go. Times are seconds of any monotonic clock.
 
     Attributes:
         max_per_second: The caller's bound; None for none.
@@ -163,24 +144,22 @@ class Pace:
     paused_until: float = attrs.field(init=False, default=-inf)
     quota: bool = attrs.field(init=False, default=False)
     _caller_next_at: float = attrs.field(init=False, default=-inf)
-    # What the engine says in words.
-    _told: float = attrs.field(init=False, default=inf)
-    _told_until: float = attrs.field(init=False, default=-inf)
+    # What the RateLimit headers say.
+    _header_rate: float = attrs.field(init=False, default=inf)
+    _header_rate_until: float = attrs.field(init=False, default=-inf)
     _left: float = attrs.field(init=False, default=inf)
     _left_until: float = attrs.field(init=False, default=-inf)
-    # What is found out.
+    # What the 429s show.
     _rate: float = attrs.field(init=False, default=inf)
     _next_at: float = attrs.field(init=False, default=-inf)
     _searching: bool = attrs.field(init=False, default=True)
     _burst: Burst = attrs.field(init=False, factory=Burst)
-    _episode: Episode = attrs.field(init=False, factory=Episode)
+    _episode: ThrottleEpisode = attrs.field(init=False, factory=ThrottleEpisode)
     _late: list[float] = attrs.field(init=False, factory=list[float])
     _passed: deque[float] = attrs.field(init=False, factory=lambda: deque[float](maxlen=MOST_COUNTED))
     _refused_at: float = attrs.field(init=False, default=-inf)
-    _known: float = attrs.field(init=False, default=inf)
-    _held: float = attrs.field(init=False, default=inf)
-    _hold: float = attrs.field(init=False, default=SHORTEST_HOLD)
-    _creep: float = attrs.field(init=False, default=0.0)
+    _known: float = attrs.field(init=False, default=0.0)
+    _hold: float = attrs.field(init=False, default=SHORT_HOLD)
     _hold_until: float = attrs.field(init=False, default=-inf)
     _former: float = attrs.field(init=False, default=0.0)
     _former_until: float = attrs.field(init=False, default=-inf)
@@ -188,7 +167,7 @@ class Pace:
     @property
     def rate(self) -> float | None:
         """Requests per second that are allowed now; None where nothing bounds them."""
-        rate = min(self._rate, self._told, self.max_per_second or inf)
+        rate = min(self._rate, self._header_rate, self.max_per_second or inf)
         return None if rate == inf else rate
 
     def bound_at(self, now: float) -> str | None:
@@ -208,16 +187,14 @@ class Pace:
             self._left = inf if now >= self._left_until else self._left - 1.0
         if self._late:
             self._judge()
-        if now >= self._told_until:
-            self._told = inf
-        rate, saved_up = min(self._rate, self._told), SLACK
+        if now >= self._header_rate_until:
+            self._header_rate = inf
+        rate = min(self._rate, self._header_rate)
+        if rate == inf and now < self.paused_until + WINDOW:
+            rate = START
         if rate < inf:
-            saved_up += max(0.0, self._burst.size / 2.0 - 1.0) / rate
-        elif now < self.paused_until + RESTART_FOR:
-            rate = RESTART
-        if rate < inf:
-            self._next_at = max(self._next_at, now - saved_up) + 1.0 / rate
-        self._look_again()
+            self._next_at = max(self._next_at, now - SLACK) + 1.0 / rate
+        self._update_ready_at()
 
     def passed(self, sent_at: float, *, waited: bool) -> None:
         """Count a request that was let through; `waited` says whether somebody has to wait for the pace."""
@@ -231,16 +208,14 @@ class Pace:
     def throttled(self, now: float, sent_at: float, retry_after: float, limits: Limits | None = None) -> None:
         """Count a request that was sent at `sent_at` and asked to wait `retry_after` seconds.
 
-        Requests of one burst are often refused together; the pace falls once for all of them.
+        Requests of one burst are often refused together; the rate falls once for all of them.
         """
         quota = is_quota(retry_after, limits)
         if not quota and sent_at > self._refused_at:  # some clocks stand still for 15 ms
             if self._late:
                 self._judge()
-            self._episode = Episode(
+            self._episode = ThrottleEpisode(
                 before=self._rate,
-                searching=self._searching,
-                doubted=not self._searching and sent_at < self._hold_until,
                 sent_at=sent_at,
                 empty_at=self._refused_at,
                 passed=list(self._passed),
@@ -248,34 +223,34 @@ class Pace:
             self._passed.clear()
             self._refused_at = now
             self._judge()
-            self._choose_hold(self._episode)
+            self._choose_hold()
         self._pause(now + retry_after, quota=quota)
         self._hold_until = self.paused_until + self._hold
 
-    def told(self, now: float, limits: Limits, in_flight: int, *, waits: bool = False) -> None:
-        """Take an engine at its word.
+    def apply_headers(self, now: float, limits: Limits, in_flight: int, *, waits: bool = False) -> None:
+        """Keep to what the RateLimit headers of an answer say.
 
         Args:
             now: The time.
-            limits: What it says.
-            in_flight: Requests that are under way, of which it may not know yet.
-            waits: Whether its answer has said how long to wait, which counts for more.
+            limits: What the headers say.
+            in_flight: Requests that are under way, which the engine may not have counted yet.
+            waits: Whether the answer has a Retry-After, which counts for more than what is left.
         """
-        self._told = limits.per_second or inf
-        self._told_until = now + max(WORD_HOLDS, limits.window or 0.0, limits.reset or 0.0)
+        self._header_rate = limits.per_second or inf
+        self._header_rate_until = now + max(LONG_HOLD, limits.window or 0.0, limits.reset or 0.0)
         self._left = inf
         if limits.remaining is not None and limits.reset is not None and not waits:
             if limits.exhausted:
                 self._pause(now + limits.reset, quota=limits.is_quota)
             else:
                 self._left, self._left_until = max(0.0, limits.remaining - in_flight), now + limits.reset
-        self._look_again()
+        self._update_ready_at()
 
     def nothing_under_way(self) -> None:
         """Let one request go where the engine has something left: nobody else could bring an answer that says so."""
         if self._left < 1.0:
             self._left = 1.0
-            self._look_again()
+            self._update_ready_at()
 
     def _judge(self) -> None:
         """Find the rate that is allowed from what got through, some of which is known only after the 429."""
@@ -283,60 +258,38 @@ class Pace:
         episode.passed.extend(self._late)
         episode.passed.sort()
         self._late.clear()
-        before = episode.before
-        if before == inf:
+        if episode.before == inf:
             self._burst = Burst.of(episode.passed, episode.sent_at)
             self._rate = max(START, self._burst.size * DECREASE)
             return
-        rate = before * DECREASE
+        rate = episode.before * DECREASE
         if len(episode.passed) >= FEWEST_COUNTED:
-            rate = sustained_rate(episode.passed, self._burst, episode.empty_at) * MARGIN
-        self._rate = max(SLOWEST, before / 10.0, min(rate, before * (DOUBT if episode.doubted else 1.0)))
-        self._held = self._rate
+            rate = sustained_rate(episode.passed, self._burst, episode.empty_at)
+        self._rate = max(SLOWEST, min(rate, episode.before))
 
-    def _choose_hold(self, episode: Episode) -> None:
+    def _choose_hold(self) -> None:
         """Decide for how long the rate is held that was found after a 429."""
-        if episode.before == inf:
+        if self._episode.before == inf:
             return
-        self._searching, known = False, self._held
-        if episode.searching:
-            self._hold = FIRST_HOLD if len(episode.passed) >= FEWEST_COUNTED else SHORTEST_HOLD
-            self._creep = FIRST_CREEP
-        elif self._rate < self._known * FALL:
-            if not self._was_faster(episode.sent_at):
-                self._former, self._former_until = self._known, episode.sent_at + REMEMBERED
-            self._hold = SHORTEST_HOLD
-        else:
-            self._hold = min(self._hold * 2.0, LONGEST_HOLD)
-            self._creep = CREEP
-        self._known = known
-        if self._was_faster(episode.sent_at):
-            self._hold = min(self._hold, HOLD_AFTER_FALL)
+        self._searching = False
+        if self._known > self._former or self._refused_at >= self._former_until:
+            self._former, self._former_until = self._known, self._refused_at + LONG_HOLD
+        self._known = self._rate
+        self._hold = SHORT_HOLD if self._rate < self._former * DECREASE else LONG_HOLD
 
     def _rise(self, sent_at: float) -> None:
         if self._searching:
-            self._rate += min(SEARCH_GAIN, self._rate / 2.0)
-            return
-        if sent_at < self._hold_until:
-            self._rate += self._creep / self._hold
-            return
-        first, more, after_fall = PROBE_GAIN
-        gain = max(first, (sent_at - self._hold_until) * more)
-        if self._was_faster(sent_at):
-            gain = max(gain, after_fall)
-        self._rate += min(gain, SEARCH_GAIN, self._rate / 10.0)
-
-    def _was_faster(self, now: float) -> bool:
-        """Whether more was allowed not long ago."""
-        return now < self._former_until and self._rate < self._former * FALL
+            self._rate += SEARCH_GAIN
+        elif sent_at >= self._hold_until:
+            self._rate += PROBE_GAIN
 
     def _pause(self, until: float, *, quota: bool) -> None:
         if until >= self.paused_until:
             self.paused_until, self.quota = until, quota
             self._next_at = max(self._next_at, until)  # nothing is saved up in a pause
-        self._look_again()
+        self._update_ready_at()
 
-    def _look_again(self) -> None:
+    def _update_ready_at(self) -> None:
         ready_at = max(self._next_at, self._caller_next_at, self.paused_until)
         if self._left < 1.0:
             ready_at = max(ready_at, self._left_until)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tensorpool_async.flow.turns import Turns
+from tensorpool_async.flow.keyed_lock import KeyedLock
 
 
 async def let_run() -> None:
@@ -18,8 +18,8 @@ async def let_run() -> None:
 class Line:
     """Tasks that want the turn of one key, and what they did."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
+    def __init__(self, locks: KeyedLock) -> None:
+        self.locks = locks
         self.done: list[str] = []
         self.leave = asyncio.Event()
 
@@ -27,7 +27,7 @@ class Line:
         """Have a task that takes the turn and holds it until `leave`."""
 
         async def work() -> None:
-            async with self.turns.of(key):
+            async with self.locks.hold(key):
                 self.done.append(name)
                 await self.leave.wait()
 
@@ -35,7 +35,7 @@ class Line:
 
 
 async def test_first_come_first_served_one_at_a_time() -> None:
-    line = Line(Turns())
+    line = Line(KeyedLock())
     tasks = [line.join(name) for name in "abc"]
     await let_run()
     assert line.done == ["a"]
@@ -45,7 +45,7 @@ async def test_first_come_first_served_one_at_a_time() -> None:
 
 
 async def test_keys_do_not_wait_for_each_other() -> None:
-    line = Line(Turns())
+    line = Line(KeyedLock())
     tasks = [line.join(name, key=name) for name in "abc"]
     await let_run()
     assert line.done == ["a", "b", "c"]
@@ -54,22 +54,22 @@ async def test_keys_do_not_wait_for_each_other() -> None:
 
 
 async def test_who_comes_while_the_turn_is_passed_on_waits_for_it() -> None:
-    turns = Turns()
-    await turns.take("key")
-    waiting = asyncio.create_task(turns.take("key"))
+    locks = KeyedLock()
+    await locks.acquire("key")
+    waiting = asyncio.create_task(locks.acquire("key"))
     await let_run()
-    turns.give_back("key")  # granted, and the task has not run yet
-    late = asyncio.create_task(turns.take("key"))
+    locks.release("key")  # granted, and the task has not run yet
+    late = asyncio.create_task(locks.acquire("key"))
     await let_run()
     assert waiting.done()
     assert not late.done()
-    turns.give_back("key")
+    locks.release("key")
     await late
-    turns.give_back("key")
+    locks.release("key")
 
 
 async def test_who_is_cancelled_while_waiting_is_passed_over() -> None:
-    line = Line(Turns())
+    line = Line(KeyedLock())
     tasks = [line.join(name) for name in "abc"]
     await let_run()
     tasks[1].cancel()
@@ -81,42 +81,42 @@ async def test_who_is_cancelled_while_waiting_is_passed_over() -> None:
 
 
 async def test_a_turn_that_comes_in_the_moment_of_the_cancellation_is_passed_on() -> None:
-    turns = Turns()
-    await turns.take("key")
-    waiting, next_one = (asyncio.create_task(turns.take("key")) for _ in range(2))
+    locks = KeyedLock()
+    await locks.acquire("key")
+    waiting, next_one = (asyncio.create_task(locks.acquire("key")) for _ in range(2))
     await let_run()
-    turns.give_back("key")
+    locks.release("key")
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.wait_for(next_one, 1)
-    turns.give_back("key")
-    await asyncio.wait_for(turns.take("key"), 1)
+    locks.release("key")
+    await asyncio.wait_for(locks.acquire("key"), 1)
 
 
 async def test_an_error_gives_the_turn_back() -> None:
-    turns = Turns()
+    locks = KeyedLock()
     with pytest.raises(RuntimeError, match="oops"):
-        async with turns.of("key"):
+        async with locks.hold("key"):
             raise RuntimeError("oops")
-    await asyncio.wait_for(turns.take("key"), 1)
+    await asyncio.wait_for(locks.acquire("key"), 1)
 
 
 async def test_nothing_is_kept_of_keys_that_nobody_uses() -> None:
-    line = Line(Turns())
+    line = Line(KeyedLock())
     line.leave.set()
     await asyncio.gather(*(line.join(str(number), key=str(number % 3)) for number in range(9)))
     with pytest.raises(KeyError):
-        line.turns.give_back("0")
+        line.locks.release("0")
 
 
 async def test_who_is_closed_while_waiting_is_passed_over() -> None:
-    turns = Turns()
-    await turns.take("key")
-    closed = turns.take("key")
+    locks = KeyedLock()
+    await locks.acquire("key")
+    closed = locks.acquire("key")
     closed.send(None)
-    late = asyncio.create_task(turns.take("key"))
+    late = asyncio.create_task(locks.acquire("key"))
     await let_run()
     closed.close()
-    turns.give_back("key")
+    locks.release("key")
     await asyncio.wait_for(late, 1)
