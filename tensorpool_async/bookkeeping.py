@@ -27,6 +27,7 @@ from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.retries import Failure, classify
 from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.texts import logger_of
 from tensorpool_async.transport import Transport
 
 
@@ -37,7 +38,7 @@ TOLD = ("instance_type", "num_nodes", "size")
 
 ENDS_OF_RESOURCES = frozenset({OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY})
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 @attrs.frozen(kw_only=True)

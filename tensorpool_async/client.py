@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from ssl import SSLContext
 from types import TracebackType
@@ -14,14 +13,15 @@ import aiohttp
 import attrs
 
 from tensorpool_async.bookkeeping import Books
-from tensorpool_async.config import Timeouts, find_base_url, find_key
+from tensorpool_async.config import Timeouts, TokenSecret, find_base_url, find_key, token_secrets_of
+from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.events import Dispatcher, FleetMemberChanged
 from tensorpool_async.flow.limiter import Limiter, LimiterStatistics, RateLimiter
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
-from tensorpool_async.protocol import tokens
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
+from tensorpool_async.protocol.tokens import SIGNED_PREFIX, Tokens, decode
 from tensorpool_async.secrets import Secret
 from tensorpool_async.submissions import Submitter
 from tensorpool_async.transport import Transport
@@ -101,6 +101,7 @@ class TensorPool:
         allow_insecure: bool = False,
         journal: Journal | str | os.PathLike[str] | None = None,
         on_event: Callable[[Any], object] | Iterable[Callable[[Any], object]] | None = None,
+        token_secret: TokenSecret | Sequence[TokenSecret] | None = None,
     ) -> None:
         """Make a client.
 
@@ -123,12 +124,16 @@ class TensorPool:
             on_event: A function, or a coroutine function, that is told what happens; or several of them. See
                 `tensorpool_async.events`. One that raises is counted and harms nothing, nor does a coroutine function
                 that is slow. A plain function is called in the middle of things, and has to be quick.
+            token_secret: What the tokens of operations are signed with (HMAC-SHA256), so that `operation` refuses a token
+                that this client, or another one with the same secret, has not made. A list is for a change of
+                secrets: the first one signs, all are believed. None signs nothing, and looks at no signature.
 
         Raises:
-            ConfigurationError: There is no key, or the base URL cannot be used.
+            ConfigurationError: There is no key, the base URL cannot be used, or a `token_secret` is empty.
         """
         self._base_url = find_base_url(base_url, allow_insecure=allow_insecure)
         key = find_key(api_key)
+        tokens = Tokens(token_secrets_of(token_secret))
         self._events = Dispatcher(on_event)
         self._transport = Transport(
             key=key,
@@ -144,7 +149,7 @@ class TensorPool:
         )
         self._poller = Poller(self._transport)
         books = Books(_journal_of(journal), self._base_url, self._transport)
-        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), books)
+        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), books, tokens)
         self._key = key
 
     # What follows is loaded when it is first asked for: hardly any program needs all of it.
@@ -224,22 +229,44 @@ class TensorPool:
         """Whether the client was closed."""
         return self._transport.closed
 
-    def operation(self, request_id_or_token: str) -> Operation[Any]:
+    def operation(self, request_id_or_token: str, *, signed: bool = False) -> Operation[Any]:
         """Go on with an operation that was begun before, in this process or another.
 
         With a token, the operation's kind and resource are known at once. With a bare request id they are found out
         from the engine, by the first poll.
 
+        It is polled while somebody awaits it, iterates over its `updates()` or has added a callback, and at no other time,
+        so that a text that came from outside leaves nothing going. What this client has begun itself, and what
+        `recover` returns, is polled to its end.
+
+        Args:
+            request_id_or_token: The request id or the token. A client with a `token_secret` takes no token without its
+                signature. It still takes a request id, which says nothing but which request is asked about.
+            signed: Whether to take nothing but a signed token: for a text that comes from somebody else, such as the
+                user of a web page. It needs a `token_secret`.
+
         Raises:
-            ConfigurationError: It is a token that is damaged, or of a newer version.
+            ConfigurationError: It is a token that is damaged, or of a newer version, or not signed as it should be.
         """
-        operation = self._submitter.resume(tokens.decode(request_id_or_token))
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return operation  # it is polled once it is awaited
-        operation.start(0.0)
-        return operation
+        return self._submitter.resume(self._submitter.tokens.decode(request_id_or_token, signed=signed))
+
+    @property
+    def signs_tokens(self) -> bool:
+        """Whether the tokens of operations are signed: whether there is a `token_secret`."""
+        return self._submitter.tokens.signs
+
+    def sign(self, request_id_or_token: str) -> str:
+        """Sign a token or a request id that comes from a place that you trust, such as a table of your own.
+
+        Raises:
+            ConfigurationError: It is damaged, or of a newer version, or has a signature that is not this client's; or there
+                is no `token_secret`.
+        """
+        tokens = self._submitter.tokens
+        if not tokens.signs:
+            raise ConfigurationError("there is nothing to sign with: make the client with token_secret=…")
+        text = request_id_or_token.strip()
+        return tokens.encode(tokens.decode(text) if text.startswith(SIGNED_PREFIX) else decode(text))
 
     async def recover(self) -> list[Operation[Any]]:
         """Find again what was in flight when the processes that share this journal ended, and go on with it.

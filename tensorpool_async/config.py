@@ -9,7 +9,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
@@ -17,6 +19,9 @@ import attrs
 from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.secrets import Secret
 
+
+TokenSecret: TypeAlias = str | bytes | Secret
+"""What tokens are signed with: a text or bytes that nobody can guess."""
 
 KEY_VARIABLE = "TENSORPOOL_KEY"
 ENGINE_VARIABLE = "TENSORPOOL_ENGINE"
@@ -75,6 +80,29 @@ def find_key(argument: str | Secret | None) -> Secret:
             "the API key holds blanks or characters that are not ASCII; it is not shown here"
         )
     return Secret(key)
+
+
+def token_secrets_of(argument: TokenSecret | Sequence[TokenSecret] | None) -> tuple[bytes, ...]:
+    """Return what tokens are signed with, the first one first; none where there is no argument.
+
+    Raises:
+        ConfigurationError: A secret is empty, or there is none in the list.
+    """
+    if argument is None:
+        return ()
+    several = [argument] if isinstance(argument, str | bytes | Secret) else list(argument)
+    secrets = tuple(_bytes_of(secret) for secret in several)
+    if not secrets or not all(secrets):
+        raise ConfigurationError(
+            "token_secret is empty: make one with secrets.token_urlsafe(32), and keep it for all processes that "
+            "share tokens; or leave it out, and tokens are not signed"
+        )
+    return secrets
+
+
+def _bytes_of(secret: TokenSecret) -> bytes:
+    text = secret.reveal() if isinstance(secret, Secret) else secret
+    return text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
 
 
 def _variable(name: str) -> str:

@@ -42,6 +42,8 @@ from os import PathLike, fspath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from tensorpool_async.texts import clean
+
 
 if TYPE_CHECKING:
     from tensorpool_async.operations import Operation
@@ -64,6 +66,10 @@ class TensorPoolError(Exception):
 
     operation: Operation[Any] | None = None
     token: str | None = None
+
+    def __str__(self) -> str:
+        # It may quote the engine, and ends in logs and on terminals. `args` and `body` have the text as it came.
+        return clean(super().__str__())
 
     def bind(self, operation: Operation[Any]) -> Self:
         """Note which operation this error belongs to, and return the error."""
@@ -298,7 +304,7 @@ class CommandRefused(TensorPoolError):
 
 
 class PathRefused(TensorPoolError):
-    """The engine named a file that would leave the folder that it is meant for; nothing was written.
+    """The engine named a file that would leave the folder that it is meant for, or a link leads it out; it was not written.
 
     Attributes:
         name: The file's name, as the engine gave it.

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import attrs
 
+from tensorpool_async.texts import logger_of
+
 
 __all__ = [
     "BytesPulled",
@@ -37,7 +39,7 @@ __all__ = [
     "SecretsInUpload",
 ]
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 logger.addHandler(logging.NullHandler())
 
 
@@ -188,7 +190,8 @@ class OperationEnded(OperationEvent):
 
     Attributes:
         outcome: `completed` or `failed`, by the engine's word; `unknown` where the wait ended without it: the client
-            was closed, or the engine lastingly refuses to tell.
+            was closed, the engine lastingly refuses to tell, or nobody waits any more for one that was found again by
+            its token. Such a one is accepted once more when it is awaited again.
         seconds: Seconds since it was accepted, or found again.
         polls: How many polls were answered.
         error: Why it has no result; None where it has one.

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -69,9 +70,10 @@ from tensorpool_async.errors import (
 )
 from tensorpool_async.models.request import RequestInfo
 from tensorpool_async.operations import Operation
+from tensorpool_async.texts import logger_of
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 _CLIENT = "tensorpool"
 _OPERATIONS = "tensorpool_operations"
@@ -144,22 +146,35 @@ TensorPoolDep: TypeAlias = Annotated[TensorPool, Depends(tensorpool)]
 async def operation_of_path(token: str, tp: TensorPoolDep, connection: HTTPConnection) -> Operation[Any]:
     """Depend on the operation that the path parameter `token` names, by its token or its request id.
 
-    However many browsers watch an operation, it is polled once. Who may see what is the app's to decide: a token names
-    any operation, and any cluster, of the account.
+    However many browsers watch an operation, it is polled once, and once nobody watches it any more, it is not polled.
+    Where the client has a `token_secret`, only tokens that it has signed are taken: else anybody who can reach the
+    endpoint can have any operation, and any cluster, of the account looked at. Who may see what is the app's to decide.
 
     Raises:
-        HTTPException: 404: that is no token.
+        HTTPException: 404: that is no token, or not signed as it should be. With `add_exception_handlers` it is answered
+            as a problem document.
     """
     known: WeakValueDictionary[str, Operation[Any]] | None = getattr(connection.state, _OPERATIONS, None)
     operation = None if known is None else known.get(token)
     if operation is None:
         try:
-            operation = tp.operation(token)
+            operation = tp.operation(token, signed=tp.signs_tokens)
         except ConfigurationError as error:
-            raise HTTPException(404, "there is no such operation") from error
+            raise UnknownOperation from error
         if known is not None:
             known[token] = operation
     return operation
+
+
+class UnknownOperation(HTTPException):
+    """404: the path parameter is no token that this app takes."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "There is no such operation.")
+
+    def problem(self) -> Problem:
+        """Return the problem document."""
+        return Problem(status=self.status_code, error=type(self).__name__, detail=self.detail)
 
 
 OperationDep: TypeAlias = Annotated[Operation[Any], Depends(operation_of_path)]
@@ -251,9 +266,16 @@ class Problem:
     def response(self) -> JSONResponse:
         """Return the document as an answer, with Retry-After in whole seconds where it is known."""
         headers = {} if self.retry_after is None else {"Retry-After": str(math.ceil(self.retry_after))}
-        return JSONResponse(
-            self.document(), self.status, headers=headers, media_type="application/problem+json"
-        )
+        return _ProblemResponse(self.document(), self.status, headers=headers)
+
+
+class _ProblemResponse(JSONResponse):
+    """A problem document, in ASCII: what an engine says may hold what no encoding has."""
+
+    media_type = "application/problem+json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
 
 
 def problem_of(error: TensorPoolError, *, engine_messages: bool = False) -> Problem:
@@ -318,7 +340,11 @@ def add_exception_handlers(app: FastAPI, *, engine_messages: bool = False) -> No
             logger.warning("%s %s: %s", request.method, request.url.path, problem.error, exc_info=error)
         return problem.response()
 
+    async def answer_unknown(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - it is called as any other
+        return cast("UnknownOperation", error).problem().response()
+
     app.add_exception_handler(TensorPoolError, answer)
+    app.add_exception_handler(UnknownOperation, answer_unknown)
 
 
 async def stream_operation(
@@ -386,7 +412,9 @@ def _mark_in(event_id: str | None) -> str:
 
 
 def _mark_of(info: RequestInfo) -> str:
-    return blake2s(f"{info.status}\n{info.external_message}".encode(), digest_size=6).hexdigest()
+    return blake2s(
+        f"{info.status}\n{info.external_message}".encode("utf-8", "surrogatepass"), digest_size=6
+    ).hexdigest()
 
 
 def _update(

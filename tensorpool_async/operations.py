@@ -12,10 +12,10 @@ from tensorpool_async.errors import OperationError, OperationTimeout, TensorPool
 from tensorpool_async.models.enums import OperationKind, RequestStatus
 from tensorpool_async.models.request import RequestInfo
 from tensorpool_async.poller import Poller
-from tensorpool_async.protocol import tokens
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Response, answer_of
+from tensorpool_async.protocol.tokens import UNSIGNED, Tokens
 from tensorpool_async.protocol.trips import Trip
 from tensorpool_async.story import Troubles, tell
 from tensorpool_async.telling import Teller
@@ -32,13 +32,19 @@ class Operation(Generic[T]):
     the pace that the engine asks for, by one poll loop however many wait. Who is cancelled while waiting stops that
     wait and nothing else. It can be awaited any number of times.
 
+    One that `TensorPool.operation` has made of a token or a request id is polled while somebody awaits it, iterates over
+    its updates, or has added a callback, and at no other time: it goes on when it is awaited again.
+
     A poll that fails (an error of the server, a lost connection, an answer that cannot be read) is made again. Only
     the engine's COMPLETED or FAILED, a refusal (401, 403, a lasting 404) or the caller's timeout ends a wait.
     """
 
-    __slots__ = ("__weakref__", "_machine", "_poller", "_progress", "_transport")
+    __slots__ = ("__weakref__", "_machine", "_poller", "_progress", "_tokens", "_transport")
 
-    def __init__(self, machine: OperationMachine, transport: Transport, poller: Poller) -> None:
+    def __init__(
+        self, machine: OperationMachine, transport: Transport, poller: Poller, tokens: Tokens = UNSIGNED
+    ) -> None:
+        self._tokens = tokens
         self._machine = machine
         self._transport = transport
         self._poller = poller
@@ -83,8 +89,11 @@ class Operation(Generic[T]):
 
     @property
     def token(self) -> str:
-        """A text, without secrets, with which `TensorPool.operation` goes on in any process."""
-        return tokens.encode(self._machine.ticket)
+        """A text, without secrets, with which `TensorPool.operation` goes on in any process.
+
+        It is signed where the client has a `token_secret`.
+        """
+        return self._tokens.encode(self._machine.ticket)
 
     def done(self) -> bool:
         """Whether it has ended, with a result or an error."""
@@ -111,7 +120,9 @@ class Operation(Generic[T]):
 
     def remove_done_callback(self, callback: Callable[[Operation[T]], object]) -> int:
         """Forget a callback; return how often it had been added."""
-        return self._progress.remove_callback(callback)
+        count = self._progress.remove_callback(callback)
+        self._unfollow()
+        return count
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.result().__await__()
@@ -131,14 +142,15 @@ class Operation(Generic[T]):
             NotFound: The engine lastingly knows neither the request nor the resource.
             WrongEventLoopError: The client belongs to another event loop.
         """
-        if not self.done():
-            self._follow()
+        self._follow()
+        if not self.done():  # that of a closed client has ended by now
             if timeout is None:
                 waiter = self._progress.add_waiter()
                 try:  # not in a coroutine of its own: of these, tens of thousands may wait
                     await waiter
                 finally:
                     self._progress.remove_waiter(waiter)
+                    self._unfollow()
             else:
                 await self._wait(timeout)
         if self._machine.error is not None:
@@ -179,6 +191,7 @@ class Operation(Generic[T]):
                 yield info
         finally:
             self._progress.unlisten(listener)
+            self._unfollow()
         if self._machine.error is not None and not self.status.is_terminal:
             raise self._machine.error.with_traceback(None)
 
@@ -190,13 +203,14 @@ class Operation(Generic[T]):
         return self._progress.explain()
 
     def start(self, delay: float, *, accepted: bool = False, trip: Trip | None = None) -> None:
-        """Have it polled, for the first time in `delay` seconds; it is only for who made the operation.
+        """Have it polled to its end, for the first time in `delay` seconds; it is only for who made the operation.
 
         Args:
             delay: The seconds.
             accepted: Whether the engine has accepted it just now; else it is found again.
             trip: What its submission went through.
         """
+        self._progress.lasting = True
         self._progress.begin(accepted=accepted, trip=trip)
         self._poller.follow(self._progress, delay)
 
@@ -211,6 +225,12 @@ class Operation(Generic[T]):
         if not self.done():
             self._progress.begin()
             self._poller.follow(self._progress, 0.0)
+
+    def _unfollow(self) -> None:
+        """Have it polled no more where nobody waits, and it was not begun here."""
+        if not self._progress.wanted and not self.done():
+            self._poller.drop(self._progress)
+            self._progress.leave()
 
     async def _wait(self, timeout: float) -> None:
         try:
@@ -227,13 +247,24 @@ class Operation(Generic[T]):
 class Progress:
     """What the poller sees of an operation, and what it tells those who wait; see also `story.Times`."""
 
-    __slots__ = ("_audience", "_machine", "_operation", "_teller", "_waiter", "began", "next_at", "troubles")
+    __slots__ = (
+        "_audience",
+        "_machine",
+        "_operation",
+        "_teller",
+        "_waiter",
+        "began",
+        "lasting",
+        "next_at",
+        "troubles",
+    )
 
     def __init__(self, machine: OperationMachine, operation: Operation[Any], teller: Teller) -> None:
         self._machine = machine
         self._operation = operation
         self._teller = teller
         self.began: float | None = None
+        self.lasting: bool = False  # whether it is polled also while nobody waits
         self.next_at: float = 0.0
         self.troubles: Troubles | None = None
         # Most have at most this one, and no audience besides.
@@ -251,6 +282,22 @@ class Progress:
             if trip is not None and trip.eventful:
                 self.troubles = Troubles(trip)
             self._teller.accepted(self._machine, resumed=not accepted)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be polled: somebody waits or listens, or it was begun here."""
+        audience = self._audience
+        return (
+            self.lasting
+            or self._waiter is not None
+            or (audience is not None and bool(audience.waiters or audience.listeners or audience.callbacks))
+        )
+
+    def leave(self) -> None:
+        """Take down that it is followed no longer, although it has not ended."""
+        if self.began is not None:
+            self._teller.ended(self._machine, _now() - self.began, left=True)
+            self.began = None
 
     def explain(self) -> str:
         """Tell what it has gone through."""

@@ -3,6 +3,9 @@
 Nothing runs per operation: an operation that waits is an entry of the heap. One timer is set for the earliest entry.
 What is due is handed, in order, to as many workers as the limiter has slots; a worker ends when nothing is due.
 
+An operation that is dropped leaves an entry behind, which nobody looks at any more. Once these are most of the heap, the
+heap is made anew without them.
+
 Where the limiter lets through fewer polls than fall due, each comes late by the same: whoever has been due for longest is
 next, and a poll that was made late is followed by the next one its whole delay after that. So no operation is polled
 twice while another waits, and only as many polls queue at the limiter as it has slots: a change passes all of them.
@@ -56,7 +59,8 @@ class Poller:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._heap: list[tuple[float, int, Pollable]] = []
-        self._followed: set[Pollable] = set()
+        self._followed: dict[Pollable, int] = {}  # with the number of its latest entry: no other counts
+        self._dropped = 0
         self._workers: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -71,12 +75,24 @@ class Poller:
         if self._closed:
             operation.end(_closed())
         elif operation not in self._followed:
-            self._followed.add(operation)
             loop = asyncio.get_running_loop()
-            self._count += 1
-            operation.next_at = due = loop.time() + delay
-            heapq.heappush(self._heap, (due, self._count, operation))
+            # One that was dropped and is followed again comes no earlier than the engine has asked for.
+            self._push(operation, max(loop.time() + delay, operation.next_at))
             self._set_timer(loop)
+
+    def drop(self, operation: Pollable) -> None:
+        """Poll an operation no more, until it is followed again."""
+        if self._followed.pop(operation, None) is None:
+            return
+        self._dropped += 1
+        if self._dropped * 2 > len(self._heap):
+            followed = self._followed
+            self._heap = [entry for entry in self._heap if followed.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)
+            self._dropped = 0
+        if not self._heap and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def aclose(self) -> None:
         """Stop polling. Whoever waits for an operation is told so; the operations live on at the engine."""
@@ -92,7 +108,13 @@ class Poller:
         finally:
             self._heap.clear()
             while self._followed:
-                self._followed.pop().end(_closed())
+                self._followed.popitem()[0].end(_closed())
+
+    def _push(self, operation: Pollable, due: float) -> None:
+        self._count += 1
+        self._followed[operation] = self._count
+        operation.next_at = due
+        heapq.heappush(self._heap, (due, self._count, operation))
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         """See that something looks at the earliest entry in time: a timer, or the workers, if all are at work."""
@@ -120,12 +142,13 @@ class Poller:
     def _next(self, now: float) -> Pollable | None:
         """Take what has been due for longest; return None where nothing is due."""
         while self._heap and self._heap[0][0] <= now:
-            operation = heapq.heappop(self._heap)[2]
+            _, number, operation = heapq.heappop(self._heap)
+            if self._followed.get(operation) != number:  # it was dropped, and may have a later entry
+                continue
             if operation.done():
-                self._followed.discard(operation)
+                del self._followed[operation]
             elif operation.next_at > now:  # it was put off meanwhile
-                self._count += 1
-                heapq.heappush(self._heap, (operation.next_at, self._count, operation))
+                self._push(operation, operation.next_at)
             else:
                 return operation
         return None
@@ -147,11 +170,14 @@ class Poller:
                     delay = None
                 now = loop.time()
                 if delay is None:
-                    self._followed.discard(operation)
-                else:
+                    self._followed.pop(operation, None)
+                elif operation in self._followed:
                     self._count += 1
+                    self._followed[operation] = self._count
                     operation.next_at = due = now + delay
                     heapq.heappush(self._heap, (due, self._count, operation))
+                else:
+                    operation.next_at = now + delay  # for when it is followed again
                 operation = self._next(now)
         finally:
             # Here and not in a callback of the task, which would come later: what falls due in between would see a

@@ -97,7 +97,7 @@ def _standing(machine: OperationMachine, times: Times, now: float) -> str:
     status = RequestStatus.PENDING if info is None else info.status
     message = f": {info.external_message}" if info is not None and info.external_message else ""
     if times.began is None:
-        return f"{status}{message}; not polled yet"
+        return f"{status}{message}; not polled " + ("while nobody waits for it" if machine.polls else "yet")
     left = times.next_at - now
     return f"{status}{message}; " + (f"next poll in {left:.1f} s" if left > 0 else "a poll is due")
 

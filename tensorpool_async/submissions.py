@@ -18,7 +18,7 @@ from tensorpool_async.protocol.kinds import BEGUN, Resource, is_going
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
-from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.protocol.tokens import UNSIGNED, Accepted, Ticket, Tokens
 from tensorpool_async.protocol.trips import Trip
 from tensorpool_async.transport import Transport
 
@@ -94,8 +94,16 @@ class Submission(Awaitable["Operation[T]"], Generic[T]):
 class Submitter:
     """Sends changes and makes operations of their answers, for all resources of a client."""
 
-    def __init__(self, transport: Transport, poller: Poller, polling: PollPolicy, books: Books) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        poller: Poller,
+        polling: PollPolicy,
+        books: Books,
+        tokens: Tokens = UNSIGNED,
+    ) -> None:
         self.transport = transport
+        self.tokens = tokens
         self.books = books
         self._poller = poller
         self._polling = polling
@@ -143,7 +151,7 @@ class Submitter:
     def begin(self, accepted: Accepted, trip: Trip | None = None) -> Operation[Any]:
         """Make the operation of a 202, and have it polled."""
         machine = OperationMachine(accepted.ticket, self._polling)
-        operation: Operation[Any] = Operation(machine, self.transport, self._poller)
+        operation: Operation[Any] = Operation(machine, self.transport, self._poller, self.tokens)
         delay = machine.first_delay(accepted.retry_after, self.transport.random.random())
         operation.start(delay, accepted=True, trip=trip)
         return operation
@@ -155,5 +163,6 @@ class Submitter:
         return operation
 
     def resume(self, ticket: Ticket) -> Operation[Any]:
-        """Make an operation that was begun before, here or elsewhere; it is polled once it is awaited."""
-        return Operation(OperationMachine(ticket, self._polling), self.transport, self._poller)
+        """Make an operation that was begun before, here or elsewhere; it is polled while somebody awaits it."""
+        machine = OperationMachine(ticket, self._polling)
+        return Operation(machine, self.transport, self._poller, self.tokens)

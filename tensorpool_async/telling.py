@@ -33,6 +33,7 @@ from tensorpool_async.protocol.rate_limits import Limits, is_quota
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response
 from tensorpool_async.secrets import MASK, Secret
+from tensorpool_async.texts import logger_of
 
 
 WITH_ID = {
@@ -98,9 +99,11 @@ LINES: dict[type[Any], tuple[int, str]] = {
 }
 """What is written to the log of an event, and at which level. The record has the event itself as `event`."""
 
+LEFT = "nobody waits for it here any more; it goes on at the engine"
+
 NO_LINE = (logging.NOTSET, "")
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 def route_of(path: str) -> tuple[str, str | None]:
@@ -221,18 +224,18 @@ class Teller:
             self._follow(event)  # of some operations, more is known now
             self.emit(event)
 
-    def ended(self, machine: OperationMachine, seconds: float) -> None:
-        """Tell that an operation is followed no longer."""
+    def ended(self, machine: OperationMachine, seconds: float, *, left: bool = False) -> None:
+        """Tell that an operation is followed no longer; with `left`, since nobody waits for it here."""
         if not self._is_heard(logging.INFO):
             return
         error = machine.error
         word = "failed" if isinstance(error, OperationFailed) else "unknown"
         event = OperationEnded(
             **self._subject(machine),
-            outcome="completed" if error is None else word,
+            outcome="completed" if error is None and not left else word,
             seconds=seconds,
             polls=machine.polls,
-            error=None if error is None else self.clean(str(error)),
+            error=LEFT if left else None if error is None else self.clean(str(error)),
             error_type=None if error is None else type(error).__name__,
         )
         for one in _ids(event):

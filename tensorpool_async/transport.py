@@ -12,7 +12,7 @@ import logging
 import random
 import time
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from ssl import SSLContext
@@ -38,6 +38,7 @@ from tensorpool_async.events import Dispatcher
 from tensorpool_async.flow.budget import RetryBudget
 from tensorpool_async.flow.deadlines import Deadlines
 from tensorpool_async.flow.limiter import Limiter
+from tensorpool_async.protocol.downloads import MOST_REDIRECTS, REDIRECTS, redirected
 from tensorpool_async.protocol.rate_limits import limits_of
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response, answer_of, error_of
@@ -53,6 +54,7 @@ from tensorpool_async.protocol.retries import (
 from tensorpool_async.protocol.retry_after import clock_offset
 from tensorpool_async.secrets import MaskedHeader, Secret
 from tensorpool_async.telling import Attempt, Teller
+from tensorpool_async.texts import logger_of
 from tensorpool_async.version import VERSION
 
 
@@ -70,7 +72,7 @@ READ_SIZE = 64 * 1024
 CHUNK = 128 * 1024
 """Bytes that are read at a time while downloading."""
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 class _OnceOnly(aiohttp.ClientError):
@@ -164,26 +166,27 @@ class Download:
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
+        self.status: int = answer.status
+        self.headers: Mapping[str, str] = answer.headers
 
-    @property
-    def resumed(self) -> bool:
-        """Whether what comes continues the bytes that were here; else it is the whole file."""
-        return self._answer.status == 206
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Iterate over what comes, as it is stored: nothing is decompressed.
 
-    @property
-    def size(self) -> int | None:
-        """Bytes that are to come; None where the server does not say."""
-        return self._answer.content_length
-
-    @property
-    def etag(self) -> str | None:
-        """What identifies this version of the file, for an attempt that goes on with it; None if it is a weak one."""
-        etag = self._answer.headers.get("ETag")
-        return None if etag is None or etag.startswith("W/") else etag
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Iterate over what comes."""
-        return self._answer.content.iter_chunked(CHUNK)
+        Raises:
+            ConnectionFailed: The connection was lost on the way.
+        """
+        content = self._answer.content
+        while True:
+            chunk: bytes | ConnectionFailed
+            try:
+                chunk = await content.read(CHUNK)
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                chunk = download_failed(error)
+            if isinstance(chunk, ConnectionFailed):
+                raise chunk
+            if not chunk:
+                return
+            yield chunk
 
 
 class Transport:
@@ -334,36 +337,45 @@ class Transport:
         return response
 
     @asynccontextmanager
-    async def download(
-        self, url: str, *, start: int = 0, etag: str | None = None
-    ) -> AsyncGenerator[Download]:
-        """Download from a presigned address: the same session, without the key, and without a slot of the engine's.
+    async def download(self, address: str, headers: Mapping[str, str]) -> AsyncGenerator[Download]:
+        """Download from a presigned address: the same connections, without the key, and without a slot of the engine's.
+
+        The address is sent as it stands. Redirects are followed to http(s) addresses, and never from https to http.
 
         Args:
-            url: The address.
-            start: The first byte that is wanted; it counts only together with an `etag`.
-            etag: What the bytes that are here already belong to. If the file has changed since, all of it is sent.
+            address: The address, which `check_address` has seen.
+            headers: What asks for a part of the file; empty for all of it.
 
         Raises:
             StatusError: The server refused it.
-            ConnectionFailed: The connection was not made, or lost on the way.
+            ConnectionFailed: No connection was made, or it was lost, or a redirect leads nowhere.
         """
+        for _ in range(MOST_REDIRECTS + 1):
+            async with await self._ask_for(address, headers) as answer:
+                if answer.status not in REDIRECTS:
+                    await _check_download(answer, address, headers)
+                    yield Download(answer)
+                    return
+                address = redirected(address, answer.headers.get("Location"))
+        raise ConnectionFailed(
+            f"the download was redirected more than {MOST_REDIRECTS} times", permanent=True
+        )
+
+    async def _ask_for(self, address: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         session = self._open_keyless(self._open())
-        options = await self.connection_options(url)
-        headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag else {}
-        path = url.partition("?")[0]  # what follows is the signature: a secret
         lost: ConnectionFailed
         try:
-            async with session.get(
-                url, headers=headers, timeout=self._timeout, middlewares=ONCE_ONLY, **options
-            ) as answer:
-                if answer.status not in {200, 206}:
-                    response = Response(answer.status, answer.headers, await answer.read(), time.time())
-                    raise error_of(response, method="GET", path=path)
-                yield Download(answer)
-                return
+            return await session.get(
+                URL(address, encoded=True),
+                headers={"Accept-Encoding": "identity", **headers},
+                timeout=self._timeout,
+                allow_redirects=False,
+                auto_decompress=False,
+                middlewares=ONCE_ONLY,
+                **await self.connection_options(address),
+            )
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            lost = connection_failed(error)
+            lost = download_failed(error)
         raise lost
 
     async def aclose(self) -> None:
@@ -565,6 +577,26 @@ def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcom
         method=request.method,
         path=request.path,
     )
+
+
+async def _check_download(answer: aiohttp.ClientResponse, address: str, headers: Mapping[str, str]) -> None:
+    if answer.status in {200, 206} or (answer.status == 416 and headers):
+        return
+    body = b""
+    if "Content-Encoding" not in answer.headers:
+        with suppress(aiohttp.ClientError, OSError, ValueError):  # the status says enough
+            body = await answer.content.read(CHUNK)
+    path = address.partition("?")[0]  # what follows is the signature: a secret
+    raise error_of(Response(answer.status, answer.headers, body, time.time()), method="GET", path=path)
+
+
+def download_failed(error: Exception) -> ConnectionFailed:
+    """As `connection_failed`, for an address that is a secret: what aiohttp says of it may hold all of it."""
+    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)) or not isinstance(
+        error, (aiohttp.ClientError, OSError)
+    ):
+        return ConnectionFailed(f"the download failed: {type(error).__name__}")
+    return connection_failed(error)
 
 
 def connection_failed(error: Exception) -> ConnectionFailed:

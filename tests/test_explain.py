@@ -205,6 +205,7 @@ async def test_asking_in_between_makes_the_next_poll_later_and_never_earlier(
         scripted.answer("GET /request/info/r-1", answer, headers={"Retry-After": pace})
     async with TensorPool(KEY, base_url=scripted.url, polling=PollPolicy(jitter=0)) as tp:
         operation = tp.operation("r-1")
+        operation.add_done_callback(lambda _: None)
         while not operation.polls:
             await asyncio.sleep(0.01)
         assert (await operation.refresh()).external_message == "later"

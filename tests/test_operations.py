@@ -257,6 +257,7 @@ async def test_no_poll_comes_earlier_than_a_refresh_was_told(scripted: ScriptedE
     loop = asyncio.get_running_loop()
     async with TensorPool("scripted-key", base_url=scripted.url) as tp:
         op = tp.operation("r-1")
+        op.add_done_callback(lambda _: None)
         while not op.polls:
             await asyncio.sleep(0.005)
         assert (await op.refresh()).external_message == "later"
@@ -600,6 +601,7 @@ async def test_a_poll_that_hangs_does_not_hold_up_the_others(
     scripted.handle("GET /request/info/r-2", stall)
     script_create(scripted, "PENDING", "PENDING", "COMPLETED")
     stuck = odd_tp.operation("r-2")
+    stuck.add_done_callback(lambda _: None)
     while not scripted.count("GET /request/info/r-2"):
         await asyncio.sleep(0.001)
     cluster = await asyncio.wait_for(odd_tp.clusters.create("8xH100").result(), 5)

@@ -6,11 +6,20 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tensorpool_async import OperationError, PollPolicy, RateLimiter, RequestTimeout, TensorPool, Timeouts
+from tensorpool_async import (
+    Operation,
+    OperationError,
+    PollPolicy,
+    RateLimiter,
+    RequestTimeout,
+    TensorPool,
+    Timeouts,
+)
 from tensorpool_async.protocol.tokens import Ticket
 from tests.scripted import ScriptedEngine
 
@@ -61,6 +70,12 @@ async def slow_tp(scripted: ScriptedEngine) -> AsyncGenerator[TensorPool]:
         yield client
 
 
+def followed(operation: Operation[Any]) -> Operation[Any]:
+    """Have an operation polled: somebody wants to hear of its end."""
+    operation.add_done_callback(lambda _: None)
+    return operation
+
+
 def ticket_of(request_id: str) -> Ticket:
     return Ticket(None, request_ids=(request_id,))
 
@@ -74,7 +89,7 @@ async def test_no_operation_is_polled_twice_while_another_waits(
     slow_tp: TensorPool, scripted: ScriptedEngine
 ) -> None:
     engine = Engine(scripted)
-    kept = [slow_tp.operation(one) for one in engine.knows(20)]
+    kept = [followed(slow_tp.operation(one)) for one in engine.knows(20)]
     await polls_of(engine, 101)
     # Each comes after all the others, but for the few that are under way at the same time and may overtake each other.
     for one in set(engine.order):
@@ -88,7 +103,7 @@ async def test_polls_are_late_and_never_early_where_the_limiter_is_too_slow(
     slow_tp: TensorPool, scripted: ScriptedEngine
 ) -> None:
     engine = Engine(scripted, retry_after="0.05")
-    kept = [slow_tp.operation(one) for one in engine.knows(20)]
+    kept = [followed(slow_tp.operation(one)) for one in engine.knows(20)]
     await polls_of(engine, 60)
     times: dict[str, list[float]] = {}
     for moment, one in engine.polled:
@@ -102,7 +117,7 @@ async def test_a_read_does_not_wait_behind_the_polls_that_are_due(
     slow_tp: TensorPool, scripted: ScriptedEngine
 ) -> None:
     engine = Engine(scripted)
-    kept = [slow_tp.operation(one) for one in engine.knows(50)]
+    kept = [followed(slow_tp.operation(one)) for one in engine.knows(50)]
     await polls_of(engine, 10)
     before = len(engine.polled)
     assert await slow_tp.clusters.list() == []
@@ -114,7 +129,7 @@ async def test_a_read_does_not_wait_behind_the_polls_that_are_due(
 async def test_the_jitter_is_upwards_only(scripted: ScriptedEngine) -> None:
     engine = Engine(scripted, retry_after="0.1")
     async with TensorPool("k", base_url=scripted.url, polling=PollPolicy(jitter=1.0)) as tp:
-        kept = [tp.operation(one) for one in engine.knows(10)]
+        kept = [followed(tp.operation(one)) for one in engine.knows(10)]
         await polls_of(engine, 40)
     times: dict[str, list[float]] = {}
     for moment, one in engine.polled:
@@ -155,7 +170,7 @@ async def test_an_operation_that_ended_otherwise_is_polled_no_more(scripted: Scr
     engine = Engine(scripted, retry_after="0.1")
     async with TensorPool("k", base_url=scripted.url, polling=PollPolicy(jitter=0.0)) as tp:
         (one,) = engine.knows(1)
-        operation = tp.operation(one)
+        operation = followed(tp.operation(one))
         await polls_of(engine, 1)
         engine.status = "FAILED"
         await operation.refresh()
@@ -178,7 +193,7 @@ async def test_a_poll_that_is_not_answered_in_time_is_made_again(scripted: Scrip
     polling, timeouts = PollPolicy(default=0.01), Timeouts(connect=0.1, read=0.1)
     try:
         async with TensorPool("k", base_url=scripted.url, polling=polling, timeouts=timeouts) as tp:
-            operation = tp.operation("r-0")
+            operation = followed(tp.operation("r-0"))
             await stalled.wait()
             with pytest.raises(RequestTimeout) as caught:
                 await operation.refresh()

@@ -164,7 +164,18 @@ async def test_an_address_that_has_expired_is_said_without_its_signature(
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x", "/etc/cron.d/x", "a\0b", "..", "", "a/../../x", "C:\\x", "~/.bashrc"]
+    "name",
+    [
+        "../../x",
+        "/etc/cron.d/x",
+        "..",
+        "a/../../x",
+        "C:\\x",
+        "~/.bashrc",
+        "..\\x",
+        "\\\\host\\x",
+        "a/..\0/../..",
+    ],
 )
 async def test_a_hostile_file_name_is_refused_before_anything_is_written(
     name: str, client: TensorPool, emulator: Emulator, tmp_path: Path
@@ -195,12 +206,20 @@ async def test_a_link_does_not_lead_out_of_the_folder(
     assert not (folder / "file").is_symlink()
 
 
-async def test_a_folder_where_a_file_should_be_is_refused(
+async def test_a_folder_where_a_file_should_be_is_skipped_with_a_word(
     client: TensorPool, emulator: Emulator, tmp_path: Path
 ) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(PathRefused, match="folder"):
-        await client.jobs.pull(emulator.jobs.add(files={"a": b"x"}).id, tmp_path)
+    (tmp_path / "c").write_bytes(b"mine")
+    pulled = await client.jobs.pull(emulator.jobs.add(files={"a": b"x", "b": b"x", "c/d": b"x"}).id, tmp_path)
+    assert [(file.name, file.path, file.downloaded) for file in pulled] == [
+        ("a", tmp_path, False),
+        ("b", tmp_path / "b", True),
+        ("c/d", tmp_path, False),
+    ]
+    assert pulled[0].note == "skipped: a folder is at its place"
+    assert pulled[2].note.startswith("skipped: the file system does not hold it")
+    assert contents(tmp_path) == {"b": b"x", "c": b"mine"}
 
 
 async def test_a_file_without_an_address_is_an_error(

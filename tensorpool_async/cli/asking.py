@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tensorpool_async.cli.printing import clean
+from tensorpool_async.texts import clean
 
 
 def can_ask() -> bool:

@@ -26,7 +26,10 @@ async def ls(*, as_json: bool) -> int:
         show_json(clusters_document(clusters, cost))
     else:
         _show_clusters(clusters)
-        show(f"\n{counted(len(clusters), 'cluster')}; {money(cost)} per hour" if clusters else "No clusters.")
+        show(
+            f"{counted(len(clusters), 'cluster')}; {money(cost)} per hour" if clusters else "No clusters.",
+            apart=bool(clusters),
+        )
     return DONE
 
 

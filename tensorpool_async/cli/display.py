@@ -15,11 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tensorpool_async.cli.printing import STYLES, clean, console, is_live, money
+from tensorpool_async.cli.printing import STYLES, console, is_live, money
 from tensorpool_async.cli.progress import WORDS, Board, Line
 from tensorpool_async.client import Statistics
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import MemberState
+from tensorpool_async.texts import clean
 
 
 PERIOD = 0.125
@@ -128,7 +129,7 @@ class _Picture:
             else "asking the engine what there is"
         )
         return Text.assemble(
-            (self._title, "bold"),
+            (clean(self._title), "bold"),
             f"  {time.monotonic() - self._began:.1f} s  {standing}",
             no_wrap=True,
             overflow="ellipsis",
@@ -136,7 +137,10 @@ class _Picture:
 
     def _groups(self) -> Table:
         lines = self._board.lines
-        rows = [(f"  {line.group}", _bar(line), f"{line.done}/{line.size}", _states(line)) for line in lines]
+        rows = [
+            (f"  {clean(line.group)}", _bar(line), f"{line.done}/{line.size}", _states(line))
+            for line in lines
+        ]
         grid = Table.grid(padding=(0, 2, 0, 0))
         # Where the room does not suffice, only the last column gives way.
         grid.add_column(no_wrap=True, min_width=max((len(row[0]) for row in rows), default=0))
@@ -156,7 +160,7 @@ class _Picture:
         elapsed = time.monotonic() - self._began
         lines = [
             Text.assemble(
-                f"  {event.member:<{member_width}}  {event.instance_type or '':<{type_width}}  ",
+                clean(f"  {event.member:<{member_width}}  {event.instance_type or '':<{type_width}}  "),
                 f"{max(0.0, elapsed - event.seconds):5.0f} s  ",
                 (clean(event.message) or WORDS.get(event.state, ""), "dim"),
                 no_wrap=True,

@@ -108,7 +108,7 @@ def _show_plan(planned: Plan) -> None:
         ],
         right=("NODES", "USD/H"),
     )
-    show(f"\n{_tally(entries)}")
+    show(f"{_tally(entries)}", apart=True)
     now, after = planned.hourly_cost_now, planned.hourly_cost_after
     added = "" if now is None or after is None else f" + {money(after - now)}"
     limit = planned.max_hourly_cost
@@ -136,7 +136,7 @@ async def status(fleet: Fleet, *, as_json: bool) -> int:
         return DONE
     _show_members(report.members, brief=True)
     there = f"{len(report.existing)} of {len(report.members)}"
-    show(f"\n{there} exist; {money(report.hourly_cost)} per hour")
+    show(f"{there} exist; {money(report.hourly_cost)} per hour", apart=True)
     return DONE
 
 
@@ -178,7 +178,8 @@ async def _emulate(tp: TensorPool, fleet: Fleet, *, as_json: bool) -> int:
     report, up_code = await _bring_up(tp, session)
     if not as_json:
         _show_up(report, fleet)
-        show(f"At the engine this would cost {money(report.hourly_cost)} per hour.\n")
+        show(f"At the engine this would cost {money(report.hourly_cost)} per hour.")
+        show("")
     gone, down_code = await _take_down(tp, session)
     left = await tp.clusters.list()
     if as_json:
@@ -254,7 +255,9 @@ def _show_up(report: FleetReport, fleet: Fleet) -> None:
     _show_members(report.members)
     running = sum(member.state == "RUNNING" for member in report.members)
     together, alone = report.seconds, report.sequential_seconds
-    show(f"\n{running} of {counted(len(report.members), _noun(fleet))} run, after {together:.1f} s.")
+    show(
+        f"{running} of {counted(len(report.members), _noun(fleet))} run, after {together:.1f} s.", apart=True
+    )
     if alone:
         show(f"One after another they would have taken {alone:.1f} s, {alone / together:.1f} times as long.")
     show(

@@ -32,7 +32,7 @@ async def volumes(*, as_json: bool) -> int:
         for volume in found
     ]
     show_table(("NAME", "GB", "ID", "STATE", "ATTACHED TO", "USD/H"), rows, right=("GB", "USD/H"))
-    show(f"\n{counted(len(found), 'volume')}; {money(cost)} per hour")
+    show(f"{counted(len(found), 'volume')}; {money(cost)} per hour", apart=True)
     return DONE
 
 
@@ -48,5 +48,5 @@ async def jobs(*, as_json: bool) -> int:
         return DONE
     rows = [(job.id, job.status, job.exit_code, job.instance_type, job.public_message) for job in found]
     show_table(("ID", "STATE", "EXIT", "TYPE", "MESSAGE"), rows, right=("EXIT",))
-    show(f"\n{counted(len(found), 'job')}")
+    show(f"{counted(len(found), 'job')}", apart=True)
     return DONE

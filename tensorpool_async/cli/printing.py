@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tensorpool_async.texts import clean, escape_json
+
 
 WIDE = 100
 """Columns from which on there is room for wider gaps."""
@@ -66,20 +68,26 @@ def say(text: str, *, style: str = "") -> None:
     console(error=True).print(Text(clean(text), style=style), soft_wrap=True)
 
 
-def show(text: str, *, style: str = "") -> None:
-    """Print a line to standard output."""
+def show(text: str, *, style: str = "", apart: bool = False) -> None:
+    """Print a line to standard output; with `apart`, below an empty one."""
+    if apart:
+        console().print()
     console().print(Text(clean(text), style=style), soft_wrap=True)
 
 
 def show_json(document: Any) -> None:
     """Print a document as JSON to standard output."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    _write_json(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def show_json_line(document: Any) -> None:
+    """Print a document as JSON to standard output, in one line."""
+    _write_json(json.dumps(document, ensure_ascii=False))
+
+
+def _write_json(text: str) -> None:
+    sys.stdout.write(escape_json(text) + "\n")
     sys.stdout.flush()
-
-
-def clean(text: str) -> str:
-    """Take out what would steer the terminal: what an engine says is shown, not obeyed."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def table(

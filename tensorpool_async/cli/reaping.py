@@ -88,7 +88,7 @@ def _show_leftovers(leftovers: Sequence[Leftover]) -> None:
     show_table(("NAME", "WHAT", "ID", "AGE", "USD/H"), rows, right=("AGE", "USD/H"))
     count = len(leftovers)
     verb = "has outlived its owner" if count == 1 else "have outlived their owners"
-    show(f"\n{count} {verb}; {money(_cost(leftovers))} per hour")
+    show(f"{count} {verb}; {money(_cost(leftovers))} per hour", apart=True)
 
 
 def _what(leftover: Leftover) -> str:

@@ -37,7 +37,10 @@ async def ops(journal: Path, *, everything: bool, as_json: bool) -> int:
     lost = sum(not entry.owner_alive for entry in going)
     if entries:
         show_entries(entries)
-        show(f"\n{len(going)} in flight" + (f", {len(entries) - len(going)} ended" if everything else ""))
+        show(
+            f"{len(going)} in flight" + (f", {len(entries) - len(going)} ended" if everything else ""),
+            apart=True,
+        )
     else:
         show("Nothing is in flight." if not everything else "The journal is empty.")
     if lost:

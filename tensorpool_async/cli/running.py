@@ -15,6 +15,7 @@ from tensorpool_async.cli import FAILED, INTERRUPTED, WRONG_USAGE
 from tensorpool_async.cli.printing import say
 from tensorpool_async.errors import ConfigurationError, TensorPoolError
 from tensorpool_async.fleet.account import sentence
+from tensorpool_async.texts import logger_of
 
 
 Work: TypeAlias = "Callable[[], Coroutine[None, None, int]]"
@@ -22,8 +23,8 @@ Work: TypeAlias = "Callable[[], Coroutine[None, None, int]]"
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-logger: logging.Logger = logging.getLogger(__name__)
-package_logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of(__name__)
+package_logger: logging.Logger = logger_of("tensorpool_async")
 
 
 class Warnings(logging.Handler):

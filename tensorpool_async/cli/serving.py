@@ -14,11 +14,11 @@ async def serve(port: int, speed: float, key: str) -> int:
     """Run an emulator until the process is interrupted, which is its ordinary end."""
     find_key(key)
     async with Emulator(port=port, speed=speed, key=key) as emulator:
-        show(f"A TensorPool engine is emulated at {emulator.url}, {speed:g} times as fast. Ctrl-C ends it.\n")
-        show("To use it, in another terminal:\n")
-        show(f"  export {ENGINE_VARIABLE}={emulator.url}")
+        show(f"A TensorPool engine is emulated at {emulator.url}, {speed:g} times as fast. Ctrl-C ends it.")
+        show("To use it, in another terminal:", apart=True)
+        show(f"  export {ENGINE_VARIABLE}={emulator.url}", apart=True)
         show(f"  export {KEY_VARIABLE}={emulator.key}")
-        show("\nThen run, for example: tpa ls, or tpa up FILE")
+        show("Then run, for example: tpa ls, or tpa up FILE", apart=True)
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,11 +14,12 @@ from rich.live import Live
 from rich.text import Text
 
 from tensorpool_async.cli import INTERRUPTED, clusters
-from tensorpool_async.cli.printing import clean, console, is_live, money, rate_cell, say, show, table
+from tensorpool_async.cli.printing import console, is_live, money, rate_cell, say, show, show_json_line, table
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import AuthenticationError, ConfigurationError, PermissionDenied, TensorPoolError
 from tensorpool_async.fleet import Fleet, FleetReport, FleetSession, MemberReport, load
 from tensorpool_async.fleet.account import sentence
+from tensorpool_async.texts import clean
 
 
 ROOM = 6
@@ -105,8 +105,7 @@ class Changes:
                 "ip": member.ip,
                 "hourly_rate": member.hourly_rate,
             }
-            sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
+            show_json_line(document)
             return
         facts = (member.instance_type, member.id, member.ip)
         told = "  ".join(fact for fact in facts if fact)
@@ -160,7 +159,7 @@ class _Picture:
     def _headline(self, report: FleetReport) -> Text:
         there = f"{len(report.existing)} of {len(report.members)} exist; {money(report.hourly_cost)} per hour"
         return Text.assemble(
-            (self._title, "bold"), f"  at {self._asked}  {there}", no_wrap=True, overflow="ellipsis"
+            (clean(self._title), "bold"), f"  at {self._asked}  {there}", no_wrap=True, overflow="ellipsis"
         )
 
     def _members(self, members: Sequence[MemberReport], height: int) -> list[RenderableType]:

@@ -72,7 +72,9 @@ async def send_file(request: web.BaseRequest, content: Content, *, cut: bool) ->
     if span.partial:
         response.set_status(206)
         response.headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
-    response.content_length = span.stop - span.start + (1 if cut else 0)
+    response.content_length = (span.stop - span.start) or int(
+        cut
+    )  # where there is nothing, a cut promises something
     await response.prepare(request)
     stop = span.start + (span.stop - span.start) // 2 if cut else span.stop
     async for chunk in _chunks(content, Span(span.start, stop)):

@@ -15,12 +15,13 @@ from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet.report import FleetReport, MemberReport, MemberState
 from tensorpool_async.models import Cluster
 from tensorpool_async.operations import Operation
+from tensorpool_async.texts import logger_of
 
 
 Listener: TypeAlias = "Callable[[FleetMemberChanged], object]"
 """What is called with each event; what it raises is logged and harms nothing."""
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 @attrs.define

@@ -19,9 +19,10 @@ from tensorpool_async.fleet.members import FleetMembers
 from tensorpool_async.fleet.report import FleetIncomplete, MemberState
 from tensorpool_async.fleet.rollback import Rollback, left_behind
 from tensorpool_async.fleet.survey import Survey
+from tensorpool_async.texts import logger_of
 
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 @attrs.frozen(kw_only=True)

@@ -27,10 +27,9 @@ from tensorpool_async.errors import (
 from tensorpool_async.fleet.account import Account, sentence
 from tensorpool_async.fleet.ledger import Ledger, Record
 from tensorpool_async.fleet.report import MemberState
-from tensorpool_async.models import Cluster, OperationKind, StorageVolume
+from tensorpool_async.models import Cluster, StorageVolume
 from tensorpool_async.operations import Operation
-from tensorpool_async.protocol import tokens
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.texts import logger_of
 
 
 T = TypeVar("T")
@@ -45,7 +44,7 @@ RETRY_DELAY = 1.0
 """Seconds until what failed is tried again; each further pause is twice as long."""
 LONGEST_DELAY = 30.0
 
-logger: logging.Logger = logging.getLogger(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 class Rollback:
@@ -147,7 +146,7 @@ class Rollback:
     async def _operation_of(self, record: Record, resource_id: str) -> Operation[Any]:
         if record.is_volume:
             # No endpoint tells which request makes a volume, so the volume itself is watched.
-            return self._tp.operation(tokens.encode(Ticket(OperationKind.STORAGE_CREATE, resource_id)))
+            return self._tp.storage.creation_of(resource_id)
         return await self._tp.clusters.lifecycle.creation_of(resource_id)
 
     async def _unprotect(self, record: Record, resource_id: str) -> None:

@@ -19,8 +19,6 @@ from tensorpool_async.fleet.report import MemberState
 from tensorpool_async.fleet.sending import Sender
 from tensorpool_async.models import OperationKind, StorageVolume
 from tensorpool_async.operations import Operation
-from tensorpool_async.protocol import tokens
-from tensorpool_async.protocol.tokens import Ticket
 
 
 def volume_name(fleet: Fleet, volume: VolumeGroup) -> str:
@@ -201,4 +199,4 @@ class VolumeKeeper:
 
     def _creation_of(self, volume_id: str) -> Operation[StorageVolume]:
         # No endpoint tells which request makes a volume, so the volume itself is watched.
-        return self.tp.operation(tokens.encode(Ticket(OperationKind.STORAGE_CREATE, volume_id)))
+        return self.tp.storage.creation_of(volume_id)

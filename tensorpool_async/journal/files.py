@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from tensorpool_async.errors import JournalError
+from tensorpool_async.texts import logger_of
 
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 def make_folders(path: Path) -> None:

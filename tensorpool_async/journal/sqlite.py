@@ -19,9 +19,10 @@ from tensorpool_async.journal.database import Database, accepted_row, intent_row
 from tensorpool_async.journal.records import NOT_MADE, Entry, Intent
 from tensorpool_async.journal.writer import Call, Waiter, Write, Writer
 from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.texts import logger_of
 
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 KEEP_FOR = 30 * 24 * 3600.0
 """Seconds for which entries are kept that have ended, and whose resource is gone or was never made."""

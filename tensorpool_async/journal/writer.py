@@ -17,9 +17,10 @@ import attrs
 
 from tensorpool_async.errors import JournalError
 from tensorpool_async.journal.database import Batch, Database, Row
+from tensorpool_async.texts import logger_of
 
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 class Waiter:

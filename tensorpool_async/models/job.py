@@ -64,12 +64,17 @@ class PulledFile:
 
     Attributes:
         name: Its path as the engine names it.
-        path: Where it is here, or would be on a dry run.
-        size: Its size in bytes; None on a dry run.
-        downloaded: Whether this call downloaded it; False where it was there already, or on a dry run.
+        path: Where it is here, or would be on a dry run; the folder itself for a file that was skipped.
+        size: Its size in bytes; None on a dry run, and for a file that was skipped.
+        downloaded: Whether this call downloaded it; False where it was there already, or was skipped, or on a dry run.
+        note: Why `path` is another one than `name`, or why the file was skipped: the file system cannot hold its name.
+            Empty for most.
+        skipped: Whether it was not brought here, for the reason that `note` gives.
     """
 
     name: str
     path: Path
     size: int | None
     downloaded: bool
+    note: str = ""
+    skipped: bool = False

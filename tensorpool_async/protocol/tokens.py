@@ -2,13 +2,19 @@
 
 A token is `tpa1.` and the base64url of a small JSON object: what is done, to what, and by which requests. It holds no
 secret; whoever has it still needs the key.
+
+A signed token is `tpa2.`, the same text, a dot, and the base64url of an HMAC-SHA256 of what stands before that dot. A
+backend that hands tokens to browsers knows by the signature that a token is its own: anybody can make one of the other kind.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 import attrs
@@ -20,6 +26,19 @@ from tensorpool_async.protocol.requests import path_of
 
 
 PREFIX = "tpa1."
+SIGNED_PREFIX = "tpa2."
+
+LONGEST_TOKEN = 65_536
+"""Characters of a token that is read."""
+
+LONGEST_ID = 512
+"""Characters of an id within a token, and of a bare request id."""
+
+MOST_REQUESTS = 1000
+"""Requests that one token may name."""
+
+_CONTEXT = b"tensorpool-async operation token\0"
+"""What is signed besides the token, so that a signature for something else with the same secret is none for a token."""
 
 _VERSION = re.compile(r"tpa[0-9]+(?=\.|$)")
 
@@ -55,8 +74,87 @@ class Accepted:
     retry_after: float | None = None
 
 
+class Tokens:
+    """Writes and reads the tokens of one client.
+
+    Args:
+        secrets: What tokens are signed with: the first signs, and all of them are believed. Without any, tokens are not
+            signed, and signatures are not looked at.
+    """
+
+    __slots__ = ("_secrets",)
+
+    def __init__(self, secrets: Sequence[bytes] = ()) -> None:
+        self._secrets = tuple(secrets)
+
+    @property
+    def signs(self) -> bool:
+        """Whether tokens are signed."""
+        return bool(self._secrets)
+
+    def encode(self, ticket: Ticket) -> str:
+        """Write a ticket as a token."""
+        payload = _payload_of(ticket)
+        if not self._secrets:
+            return PREFIX + payload
+        text = SIGNED_PREFIX + payload
+        return f"{text}.{_signature_of(text, self._secrets[0])}"
+
+    def decode(self, text: str, *, signed: bool = False) -> Ticket:
+        """Read a token, or a bare request id.
+
+        Args:
+            text: The text.
+            signed: Whether to take nothing but a token that carries this client's signature.
+
+        Raises:
+            ConfigurationError: It is a token of a newer version, or a damaged one, or not signed as it should be, or no
+                request id either.
+        """
+        text = text.strip()
+        ticket = decode(text)
+        if signed or (self._secrets and _VERSION.match(text)):
+            self._check(text)
+        return ticket
+
+    def _check(self, text: str) -> None:
+        if not self._secrets:
+            raise ConfigurationError("tokens are not signed here: make the client with token_secret=…")
+        if not text.startswith(SIGNED_PREFIX):
+            raise ConfigurationError(
+                "that is not signed, and this client has a token_secret; if it comes from a place that you trust, "
+                "sign it with TensorPool.sign"
+            )
+        body, _, signature = text.rpartition(".")
+        # All are compared, each in constant time: how long it takes tells nothing.
+        if not sum([_is_signature(signature, body, secret) for secret in self._secrets]):
+            raise ConfigurationError(
+                "the token's signature is not that of this client: it was changed, or signed with another secret; "
+                "after a change of secrets, give the old one behind the new one: token_secret=[new, old]"
+            )
+
+    def __repr__(self) -> str:
+        return f"<Tokens, {len(self._secrets)} secrets>"
+
+
+UNSIGNED = Tokens()
+
+
+def _signature_of(text: str, secret: bytes) -> str:
+    digest = hmac.digest(secret, _CONTEXT + text.encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def _is_signature(signature: str, text: str, secret: bytes) -> bool:
+    return hmac.compare_digest(signature.encode(), _signature_of(text, secret).encode())
+
+
 def encode(ticket: Ticket) -> str:
-    """Write a ticket as a token."""
+    """Write a ticket as a token that is not signed."""
+    return PREFIX + _payload_of(ticket)
+
+
+def _payload_of(ticket: Ticket) -> str:
     fields: dict[str, Any] = {
         "k": None if ticket.kind is None else str(ticket.kind),
         "o": ticket.resource_id,
@@ -64,34 +162,48 @@ def encode(ticket: Ticket) -> str:
         "x": ticket.expected,
     }
     text = json.dumps({name: value for name, value in fields.items() if value}, separators=(",", ":"))
-    return PREFIX + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode(text: str) -> Ticket:
-    """Read a token, or a bare request id.
+    """Read a token, or a bare request id; a signature is not looked at.
 
     Raises:
         ConfigurationError: It is a token of a newer version, or a damaged one, or no request id either.
     """
+    if len(text) > LONGEST_TOKEN:
+        raise ConfigurationError(f"the token is damaged: it is longer than {LONGEST_TOKEN} characters")
     text = text.strip()
-    if not (text.isascii() and text.isprintable() and _is_id(text)):
+    if not (text.isascii() and text.isprintable() and text):
         raise ConfigurationError(
             "neither a token nor a request id: it is empty, or holds characters that neither has"
         )
     version = _VERSION.match(text)
     if version is None:
+        if not _is_id(text):
+            raise ConfigurationError("neither a token nor a request id: it is too long, or a dot segment")
         return Ticket(kind=None, request_ids=(text,))
-    if version[0] != PREFIX[:-1]:
+    if f"{version[0]}." not in {PREFIX, SIGNED_PREFIX}:
         raise ConfigurationError(
-            f"the token is of version {version[0]!r}, and this package reads {PREFIX[:-1]!r}"
+            f"the token is of version {version[0]!r}, and this package reads "
+            f"{PREFIX[:-1]!r} and {SIGNED_PREFIX[:-1]!r}"
         )
     try:
-        ticket = _ticket_of(_fields_of(text.removeprefix(PREFIX)))
+        ticket = _ticket_of(_fields_of(_payload_in(text)))
     except (ValueError, TypeError, RecursionError):
         raise ConfigurationError("the token is damaged: it cannot be read") from None
     if not ticket.request_ids:
         _check_watchable(ticket)
     return ticket
+
+
+def _payload_in(text: str) -> str:
+    if not text.startswith(SIGNED_PREFIX):
+        return text.removeprefix(PREFIX)
+    payload, _, signature = text.removeprefix(SIGNED_PREFIX).partition(".")
+    if not signature:
+        raise ValueError("no signature")
+    return payload
 
 
 def _fields_of(text: str) -> dict[str, Any]:
@@ -110,6 +222,8 @@ def _ticket_of(fields: dict[str, Any]) -> Ticket:
     )
     if not isinstance(request_ids, list) or not isinstance(expected, dict):
         raise TypeError("fields of another type")
+    if len(cast("list[Any]", request_ids)) > MOST_REQUESTS:
+        raise ValueError("too many requests")
     ids = [*cast("list[Any]", request_ids), *([] if resource_id is None else [resource_id])]
     if not all(_is_id(one) for one in ids):
         raise ValueError("ids that are none")
@@ -134,6 +248,6 @@ def _check_watchable(ticket: Ticket) -> None:
 def _is_id(value: Any) -> bool:
     """Whether this can stand in a path, and so be asked for."""
     try:
-        return isinstance(value, str) and bool(path_of(value))
+        return isinstance(value, str) and len(value) <= LONGEST_ID and bool(path_of(value))
     except ValueError:
         return False

@@ -30,6 +30,7 @@ from tensorpool_async.redis.bucket import (
 )
 from tensorpool_async.redis.failures import reason_of, unavailable
 from tensorpool_async.redis.reservations import SLACK, Reservations
+from tensorpool_async.texts import logger_of
 
 
 BATCH_SECONDS = 0.05
@@ -42,7 +43,7 @@ SECONDS_TO_PROBE = 1.0
 LONG_WAIT = 5.0
 """Seconds: a longer wait is logged."""
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 class RedisRateLimiter:

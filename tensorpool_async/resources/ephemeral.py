@@ -25,6 +25,7 @@ from tensorpool_async.models import Cluster
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.tokens import Accepted
+from tensorpool_async.texts import logger_of
 
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ CLEANUP_TIMEOUT = 3600.0
 ATTEMPTS = 5
 """How often the protection is switched off whose answers are lost: doing it twice does no harm."""
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 class Ephemeral:

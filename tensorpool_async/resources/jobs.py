@@ -181,27 +181,32 @@ class Jobs:
         """Bring the output of a job here (`GET /job/pull/{job_id}`).
 
         Of a job that has ended, the files are downloaded side by side, each under a temporary name until it is
-        complete. What is there already is skipped, so that running it again brings what is missing. Of a live job,
-        the engine gives a command such as `rsync`, which is run under the same policy as in `push`. It writes into a new
-        folder in `to`, and what it has brought is put into place when it has ended.
+        complete, as the object store holds them: nothing is decompressed. What is there already is skipped, so that
+        running it again brings what is missing. A file whose name the file system cannot hold gets another one, or is
+        skipped; its `note` says why. Of a live job, the engine gives a command such as `rsync`, which is run under the
+        same policy as in `push`. It writes into a new folder in `to`, and what it has brought is put into place when it
+        has ended.
 
         Args:
             job: Which one.
-            to: The folder to bring it to; it is made if it is not there.
+            to: The folder to bring it to; it is made if it is not there. Links inside of it are not followed.
             overwrite: Whether files that are there already are downloaded again.
             private_key: The path of the SSH key with which a live instance is reached.
             dry_run: Only tell which files there are.
             commands: As in `push`; the default only writes into `to`.
 
         Returns:
-            The files; none for a live job, of which the command brings what there is.
+            The files, also those that were skipped; none for a live job, of which the command brings what there is.
 
         Raises:
-            PathRefused: A file name leads out of the folder, or a link is where a folder should be; nothing was written.
+            PathRefused: A file name, or a link inside of the folder, leads out of it; no such file was written.
             CommandRefused: The policy refused the command; nothing was run.
             StreamError: The command failed.
             StatusError: The engine, or the object store, refused.
-            ConnectionFailed: A download broke off more often than the retry policy allows.
+            ConnectionFailed: A download broke off more often than the retry policy allows, or the engine gave an
+                address that nothing can be downloaded from.
+            DecodeError: The object store sends what is not the whole file, time and again.
+            OSError: The folder cannot be written to, or the disk is full.
         """
         job_id = job_id_of(job)
         path = path_of("job", "pull", job_id)

@@ -26,6 +26,7 @@ from tensorpool_async.resources.clusters import Clusters
 from tensorpool_async.resources.reconciling import LOOKS, Found, Reconciler
 from tensorpool_async.resources.storage import Storage
 from tensorpool_async.submissions import Submitter
+from tensorpool_async.texts import logger_of
 
 
 CREATIONS = (OperationKind.CLUSTER_CLAIM, OperationKind.STORAGE_CREATE)
@@ -35,7 +36,7 @@ FRESH = 900.0
 """Seconds. What was to be sent longer ago than this is either visible by now, or was never made: it may have waited for
 its turn and for pauses, and lists lag behind. What was made later under its name may be anybody's."""
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 @attrs.frozen(kw_only=True)

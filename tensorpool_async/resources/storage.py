@@ -9,6 +9,7 @@ from tensorpool_async.errors import DecodeError
 from tensorpool_async.models.cluster import Quote
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.storage import StorageVolume
+from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text
 from tensorpool_async.protocol.kinds import STORAGE
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
@@ -98,6 +99,13 @@ class Storage:
             NotFound: There is none, or no more.
         """
         return cast("StorageVolume", await self._transport.send(STORAGE.read(volume_id_of(volume))))
+
+    def creation_of(self, volume: VolumeLike) -> Operation[StorageVolume]:
+        """Follow the creation of a volume that was begun elsewhere, until the volume is ready.
+
+        No endpoint tells which request makes a volume, so the volume itself is polled.
+        """
+        return self._submitter.follow(Ticket(OperationKind.STORAGE_CREATE, volume_id_of(volume)))
 
     def edit(
         self,

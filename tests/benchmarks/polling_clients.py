@@ -183,7 +183,7 @@ def start(tp: Any, count: int) -> list[Any]:
     tokens, kinds = import_module("tensorpool_async.protocol.tokens"), import_module("tensorpool_async")
     claim = kinds.OperationKind.CLUSTER_CLAIM
     tickets = (tokens.Ticket(claim, f"c-{one[2:]}", (one,)) for one in ids(count))
-    return [tp.operation(tokens.encode(ticket)) for ticket in tickets]
+    return [tp._submitter.follow(ticket) for ticket in tickets]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -289,6 +289,7 @@ async def lateness(url: str, operations: int, seconds: float, spread: float) -> 
                 max(0.0, begun + index * spread / operations - asyncio.get_running_loop().time())
             )
             kept.append(tp.operation(one))
+            kept[-1].start(0.0)
         await asyncio.sleep(seconds)
         return {"polls": tp.statistics().polls}
 

@@ -11,10 +11,11 @@ import pytest
 from tensorpool_async import TensorPool
 from tensorpool_async.cli.display import progress
 from tensorpool_async.cli.emulation import short_capacity, tight_rate_limit
-from tensorpool_async.cli.printing import clean, counted, money, say, show, show_table
+from tensorpool_async.cli.printing import counted, money, say, show, show_table
 from tensorpool_async.cli.progress import Board
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import ClusterGroup, Fleet
+from tensorpool_async.texts import clean
 
 
 def event(member: str, state: str, seconds: float = 0.0, **more: str | float | None) -> FleetMemberChanged:
@@ -214,7 +215,7 @@ def test_lines_are_never_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_small_things() -> None:
-    assert clean("a\x1b[0m\tb\nc") == "a\ufffd[0m\ufffdb\nc"
+    assert clean("a\x1b[0m\tb\nc") == "a\ufffd[0m b c"
     assert (money(None), money(1234.5)) == ("an unknown price", "$1,234.50")
     assert (counted(1, "cluster"), counted(2, "cluster")) == ("1 cluster", "2 clusters")
 

@@ -15,12 +15,12 @@ from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.protocol.kinds import KINDS
 from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.polling import PollPolicy
-from tensorpool_async.protocol.tokens import Ticket, decode, encode
+from tensorpool_async.protocol.tokens import UNSIGNED, Ticket, Tokens, decode, encode
 
 
 CLAIM = OperationKind.CLUSTER_CLAIM
 
-ids = st.text(min_size=1).filter(lambda text: text not in {".", ".."})
+ids = st.text(min_size=1, max_size=500).filter(lambda text: text not in {".", ".."})
 kinds = st.sampled_from(OperationKind) | st.text(min_size=1).map(OperationKind)
 values = st.none() | st.booleans() | st.integers() | st.text()
 tickets = st.one_of(
@@ -70,9 +70,11 @@ def test_what_is_neither_is_refused(text: str) -> None:
         decode(text)
 
 
-@pytest.mark.parametrize("text", ["tpa2.e30", "tpa2", "tpa10.x", "tpa0."])
+@pytest.mark.parametrize("text", ["tpa3.e30", "tpa3", "tpa10.x", "tpa0."])
 def test_another_version_is_named(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"of version '{text.partition('.')[0]}'.* reads 'tpa1'"):
+    with pytest.raises(
+        ConfigurationError, match=rf"of version '{text.partition('.')[0]}'.* reads 'tpa1' and 'tpa2'"
+    ):
         decode(text)
 
 
@@ -103,6 +105,14 @@ def test_another_version_is_named(text: str) -> None:
         token_of({"r": ["r-1", ".."]}),
         token_of({"r": ["\ud800"]}),
         token_of({"r": ["r-1"], "x": []}),
+        token_of({"r": ["r" * 513]}),
+        token_of({"r": [f"r-{number}" for number in range(1001)]}),
+        token_of({"r": ["r-1"], "x": {"a": "a" * 60_000}}),
+        "tpa2",
+        "tpa2.",
+        token_of({"r": ["r-1"]}).replace("tpa1", "tpa2"),
+        token_of({"r": ["r-1"]}).replace("tpa1", "tpa2") + ".",
+        "tpa2..c2ln",
     ],
 )
 def test_a_damaged_token_says_so(token: str) -> None:
@@ -165,3 +175,86 @@ def test_a_token_that_is_cut_or_changed_is_refused_or_can_still_be_followed(
             except ConfigurationError:
                 continue
             assert can_be_followed(read)
+
+
+OLD, NEW = b"the old secret", b"the new secret"
+EDIT = Ticket(OperationKind.CLUSTER_EDIT, "c-1", ("r-1",), {"name": "w0"})
+SIGNED = Tokens([NEW, OLD])
+
+
+def test_a_signed_token_stays_readable_for_later_versions() -> None:
+    token = (
+        "tpa2.eyJrIjoiQ0xVU1RFUl9FRElUIiwibyI6ImMtMSIsInIiOlsici0xIl0sIngiOnsibmFtZSI6IncwIn19."
+        "6_aYsajH_fOE80eij29rUqXaxSW0g-AzmXSu-OJKEcM"
+    )
+    assert Tokens([b"a secret"]).encode(EDIT) == token
+    assert Tokens([b"a secret"]).decode(token) == EDIT
+
+
+@settings(deadline=None)
+@given(tickets)
+def test_a_signed_token_gives_its_ticket_back(ticket: Ticket) -> None:
+    token = SIGNED.encode(ticket)
+    assert token.isascii()
+    assert ":" not in token, "which separates a token from the rest of an event's id"
+    assert SIGNED.decode(f" {token}\n", signed=True) == ticket
+    assert UNSIGNED.decode(token) == ticket, "who has no secret does not look at the signature"
+
+
+def test_secrets_are_changed_in_two_steps() -> None:
+    old = Tokens([OLD]).encode(EDIT)
+    assert SIGNED.decode(old) == EDIT
+    assert SIGNED.encode(EDIT) == Tokens([NEW]).encode(EDIT) != old
+    with pytest.raises(ConfigurationError, match=r"token_secret=\[new, old\]"):
+        Tokens([NEW]).decode(old)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (encode(EDIT), "not signed.*TensorPool.sign"),
+        (Tokens([b"another"]).encode(EDIT), "signature is not that of this client"),
+        (Tokens([b""]).encode(EDIT), "signature is not that of this client"),
+        (SIGNED.encode(EDIT) + "A", "signature is not that of this client"),
+        (SIGNED.encode(EDIT)[:-1], "signature is not that of this client"),
+        (SIGNED.encode(EDIT) + "=", "signature is not that of this client"),
+        (SIGNED.encode(EDIT).replace("tpa2", "tpa1"), "damaged"),
+        (SIGNED.encode(EDIT).rpartition(".")[0] + ".", "damaged"),
+        (SIGNED.encode(EDIT).rpartition(".")[0], "damaged"),
+        ("tpa2." + SIGNED.encode(EDIT), "damaged"),
+    ],
+)
+def test_a_token_that_this_client_has_not_signed_is_refused(text: str, problem: str) -> None:
+    for signed in (True, False):
+        with pytest.raises(ConfigurationError, match=problem):
+            SIGNED.decode(text, signed=signed)
+
+
+def test_a_bare_request_id_is_for_the_program_itself() -> None:
+    assert SIGNED.decode("r-1") == Ticket(None, request_ids=("r-1",))
+    with pytest.raises(ConfigurationError, match="not signed"):
+        SIGNED.decode("r-1", signed=True)
+    with pytest.raises(ConfigurationError, match="token_secret="):
+        UNSIGNED.decode("r-1", signed=True)
+
+
+@settings(deadline=None)
+@given(ticket=tickets, data=st.data())
+def test_no_change_of_a_signed_token_is_believed(ticket: Ticket, data: st.DataObject) -> None:
+    token = SIGNED.encode(ticket)
+    at = data.draw(st.integers(0, len(token) - 1), label="changed at")
+    letter = data.draw(st.characters(codec="ascii"), label="letter")
+    for changed in (token[:at] + letter + token[at + 1 :], token[:at], token[:at] + letter + token[at:]):
+        if changed.strip() != token:
+            with pytest.raises(ConfigurationError):
+                SIGNED.decode(changed, signed=True)
+
+
+def test_the_secrets_are_not_shown() -> None:
+    assert "secret" not in repr(SIGNED).replace("2 secrets", "")
+
+
+@pytest.mark.parametrize("text", ["x" * 513, "x" * 70_000, "tpa1." + "x" * 70_000])
+def test_what_is_too_long_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"too long|longer than"):
+        decode(text)
