@@ -212,8 +212,8 @@ class Books:
             kind=kind,
             method="",
             path="",
-            name=name,
-            resource_id=resource_id,
+            name=self._transport.key.mask_all(name),
+            resource_id=self._transport.key.mask_all(resource_id),
             ephemeral=ephemeral,
             sent_at=self._transport.now(),
         )
@@ -231,7 +231,7 @@ class Books:
     def gone(self, resource_id: str) -> None:
         """Write down that a resource is no longer there."""
         if self._journal is not None:
-            self._journal.gone(self._engine, resource_id, self._transport.now())
+            self._journal.gone(self._engine, self._transport.key.mask_all(resource_id), self._transport.now())
 
     async def aclose(self) -> None:
         """Write what is left to be written, and give up the ownership of what is in flight."""
@@ -243,16 +243,17 @@ class Books:
 
     def _intent(self, request: Request[Any], ticket: Ticket, marks: Marks) -> Intent:
         body: dict[str, Any] = request.json or {}
+        clean = self._transport.key.mask_all
         return Intent(
             engine=self._engine,
             kind=ticket.kind or OperationKind(""),
             method=request.method,
-            path=request.path,
-            name=request.name,
+            path=clean(request.path),
+            name=clean(request.name),
             random_name=marks.random_name,
-            resource_id=ticket.resource_id,
-            expected=ticket.expected,
-            details={name: body[name] for name in TOLD if name in body},
+            resource_id=clean(ticket.resource_id),
+            expected=clean(ticket.expected),
+            details=clean({name: body[name] for name in TOLD if name in body}),
             ephemeral=marks.ephemeral,
             ttl=marks.ttl,
             sent_at=self._transport.now(),
@@ -286,7 +287,7 @@ class Books:
 
     async def _accept(self, entry: int, ticket: Ticket) -> None:
         try:
-            await self.journal.accept(entry, ticket, self._transport.now())
+            await self.journal.accept(entry, self._cleaned(ticket), self._transport.now())
         except JournalError as error:
             # The engine has accepted it, and the caller must get its operation. The intent is on disk, and finds it.
             logger.error("%s of %s was accepted, and could not be written down: %s", *_what(ticket), error)  # noqa: TRY400 - the error says all that its traceback would
@@ -308,7 +309,17 @@ class Books:
     def _close(self, journal: Journal, entry: int, outcome: str) -> None:
         if self._ending is not None:
             self._ending.add(entry)
-        journal.end(entry, outcome, self._transport.now())
+        journal.end(entry, self._transport.key.mask_all(outcome), self._transport.now())
+
+    def _cleaned(self, ticket: Ticket) -> Ticket:
+        """Return a ticket without the key: what is on disk is the last to be masked."""
+        clean = self._transport.key.mask_all
+        return attrs.evolve(
+            ticket,
+            resource_id=clean(ticket.resource_id),
+            request_ids=clean(ticket.request_ids),
+            expected=clean(ticket.expected),
+        )
 
 
 class _Departure:

@@ -13,7 +13,14 @@ import aiohttp
 import attrs
 
 from tensorpool_async.bookkeeping import Books
-from tensorpool_async.config import Timeouts, TokenSecret, find_base_url, find_key, token_secrets_of
+from tensorpool_async.config import (
+    Timeouts,
+    TokenSecret,
+    find_base_url,
+    find_key,
+    find_proxy,
+    token_secrets_of,
+)
 from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.events import Dispatcher, FleetMemberChanged
 from tensorpool_async.flow.limiter import Limiter, LimiterStatistics, RateLimiter
@@ -22,7 +29,7 @@ from tensorpool_async.poller import Poller
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
 from tensorpool_async.protocol.tokens import SIGNED_PREFIX, Tokens, decode
-from tensorpool_async.secrets import Secret
+from tensorpool_async.secrets import Secret, conceal
 from tensorpool_async.submissions import Submitter
 from tensorpool_async.transport import Transport
 
@@ -115,8 +122,9 @@ class TensorPool:
             session: A session to use; it is not closed. Middlewares of its own are not used: there is one layer of
                 retries, and a middleware would be another.
             ssl: A TLS context, a fingerprint, or False to verify nothing.
-            proxy: The address of an HTTP proxy.
-            trust_env: Whether proxies are taken from the environment, if none is given.
+            proxy: The address of an HTTP proxy; without a scheme it is taken as `http://…`.
+            trust_env: Whether proxies are taken from the environment, if none is given: `https_proxy`, `http_proxy` and
+                `no_proxy`. An engine on this machine (loopback) is never reached over one.
             allow_insecure: Whether the key may be sent over plain http to another machine.
             journal: The path of a file in which every change is written down before it is sent, or another `Journal`;
                 see `recover`. It can be shared by any number of processes of one account, and must not be by several
@@ -129,8 +137,11 @@ class TensorPool:
                 secrets: the first one signs, all are believed. None signs nothing, and looks at no signature.
 
         Raises:
-            ConfigurationError: There is no key, the base URL cannot be used, or a `token_secret` is empty.
+            ConfigurationError: There is no key, the base URL or the proxy cannot be used, or a `token_secret` is empty.
         """
+        # An error may be shown with the variables of each frame: what is secret is wrapped before anything can go wrong.
+        api_key, hidden = conceal(api_key), conceal(proxy)
+        del proxy
         self._base_url = find_base_url(base_url, allow_insecure=allow_insecure)
         key = find_key(api_key)
         tokens = Tokens(token_secrets_of(token_secret))
@@ -143,7 +154,7 @@ class TensorPool:
             timeouts=timeouts or Timeouts(),
             session=session,
             ssl=True if ssl is None else ssl,
-            proxy=proxy,
+            proxy=find_proxy(hidden, base_url=self._base_url, allow_insecure=allow_insecure),
             trust_env=trust_env,
             events=self._events,
         )
@@ -419,6 +430,8 @@ class TensorPool:
         await self.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_submitter"):
+            return "<TensorPool, not complete>"  # as a traceback shows it whose error is one of the configuration
         state = "closed" if self.closed else f"{len(self._poller)} operations in flight"
         return f"<TensorPool {self._base_url}, {state}>"
 

@@ -1,4 +1,4 @@
-"""Where the key and the engine's address come from, and the timeouts.
+"""Where the key, the engine's address and the proxy come from, and the timeouts.
 
 The engine's own command-line client reads the same places: the environment variables `TENSORPOOL_KEY` and
 `TENSORPOOL_ENGINE`, and the line `TENSORPOOL_KEY=…` of a file `.env` in the working directory.
@@ -6,6 +6,7 @@ The engine's own command-line client reads the same places: the environment vari
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
@@ -13,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import attrs
+from multidict import CIMultiDict
+from yarl import URL
 
 from tensorpool_async.errors import ConfigurationError
-from tensorpool_async.secrets import Secret
+from tensorpool_async.secrets import MaskedHeader, Secret, conceal
 
 
 TokenSecret: TypeAlias = str | bytes | Secret
@@ -36,6 +40,10 @@ _KEY_LINE = re.compile(
     """,
     re.VERBOSE,
 )
+
+_HOST = re.compile(r"[A-Za-z0-9_.-]+")
+
+PROXY_SCHEMES = frozenset({"http", "https"})
 
 
 def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
@@ -66,20 +74,34 @@ def find_key(argument: str | Secret | None) -> Secret:
     Raises:
         ConfigurationError: There is none, or it holds characters that no HTTP header can carry.
     """
-    if isinstance(argument, Secret):
-        argument = argument.reveal()
-    key = argument if argument is not None else _variable(KEY_VARIABLE) or _key_from_dotenv(Path(".env"))
-    key = (key or "").strip()
+    # An error may be shown with the variables of each frame, so none of those that raise holds the text.
+    argument = conceal(argument)
+    key, source = _key_and_source(argument)
+    problem = _problem_of_key(key)
+    if problem:
+        raise ConfigurationError(problem.format(source=source))
+    return key
+
+
+def _key_and_source(argument: Secret | None) -> tuple[Secret, str]:
+    if argument is not None:
+        return Secret(argument.reveal().strip()), "passed as api_key"
+    variable = _variable(KEY_VARIABLE)
+    if variable:
+        return Secret(variable), f"in the environment variable {KEY_VARIABLE}"
+    return Secret((_key_from_dotenv(Path(".env")) or "").strip()), "in .env of the working directory"
+
+
+def _problem_of_key(secret: Secret) -> str | None:
+    key = secret.reveal()
     if not key:
-        raise ConfigurationError(
+        return (
             f"no API key: pass api_key=…, set {KEY_VARIABLE}, or write {KEY_VARIABLE}=… into .env. "
             f"Keys are made on {DASHBOARD}"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigurationError(
-            "the API key holds blanks or characters that are not ASCII; it is not shown here"
-        )
-    return Secret(key)
+        return "the API key {source} holds blanks or characters that are not ASCII; it is not shown here"
+    return None
 
 
 def token_secrets_of(argument: TokenSecret | Sequence[TokenSecret] | None) -> tuple[bytes, ...]:
@@ -125,11 +147,14 @@ def find_base_url(argument: str | None, *, allow_insecure: bool = False) -> str:
     Raises:
         ConfigurationError: It is no http(s) address of a bare host, or it would send the key in the clear.
     """
-    url = argument if argument is not None else _variable(ENGINE_VARIABLE) or DEFAULT_BASE_URL
+    variable = _variable(ENGINE_VARIABLE) if argument is None else ""
+    url = argument if argument is not None else variable or DEFAULT_BASE_URL
     url = url.strip().removesuffix("/")
     problem = _problem_of(url, allow_insecure=allow_insecure)
     if problem:
-        raise ConfigurationError(f"the base URL {_showable(url)!r} {problem}")
+        source = f" (it is set by the environment variable {ENGINE_VARIABLE})" if variable else ""
+        shown, url, argument, variable = _showable(url), "", None, ""  # it may hold a password
+        raise ConfigurationError(f"the base URL {shown!r} {problem}{source}")
     return url
 
 
@@ -152,8 +177,27 @@ def _problem_of(url: str, *, allow_insecure: bool) -> str | None:
         "would send the key unencrypted; use https://, or allow_insecure=True if that is meant": (
             parts.scheme == "http" and not is_loopback(host or "") and not allow_insecure
         ),
+        "names a host that cannot exist: a part of it is empty, too long, or holds what no host name holds": (
+            not (_can_be_looked_up(host or "") and _is_url(url))
+        ),
     }
     return next((problem for problem, is_so in problems.items() if is_so), None)
+
+
+def _can_be_looked_up(host: str) -> bool:
+    if ":" in host:
+        return True  # an IPv6 address, which has been read already
+    try:
+        return _HOST.fullmatch(host.encode("idna").decode()) is not None
+    except UnicodeError:
+        return False
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return URL(text).host is not None
+    except ValueError:
+        return False
 
 
 def _showable(url: str) -> str:
@@ -170,3 +214,78 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@attrs.frozen
+class Proxy:
+    """An HTTP proxy.
+
+    Attributes:
+        url: Its address, without user name and password.
+        headers: What it is told besides: the user name and password.
+    """
+
+    url: URL
+    headers: CIMultiDict[str]
+
+
+def find_proxy(argument: str | Secret | None, *, base_url: str, allow_insecure: bool = False) -> Proxy | None:
+    """Return the proxy that was given as an argument; an address without a scheme is one of an http proxy, as for curl.
+
+    Raises:
+        ConfigurationError: It cannot be used, or it would see the key in the clear.
+    """
+    argument = conceal(argument)
+    if argument is None:
+        return None
+    proxy = _proxy_of(argument, "the address passed as proxy")
+    if base_url[:5].lower() == "http:" and not is_loopback(proxy.url.host or "") and not allow_insecure:
+        raise ConfigurationError(
+            f"the proxy {str(proxy.url)!r} would see the key unencrypted, since the engine is at {base_url!r}; "
+            "leave the proxy out, or use allow_insecure=True if that is meant"
+        )
+    return proxy
+
+
+def proxy_from_environment(url: URL) -> Proxy | None:
+    """Return the proxy that the environment names for an address; for this machine's own there is none.
+
+    It may look into the settings of the system, and so may block.
+
+    Raises:
+        ConfigurationError: It cannot be used; the text names the variable.
+    """
+    scheme, host = url.scheme, url.host or ""
+    if is_loopback(host):
+        return None
+    text = conceal(getproxies().get(scheme))
+    if text is None or not text.reveal().strip() or proxy_bypass(host) or proxy_bypass(url.raw_authority):
+        return None
+    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
+    variable = next((name for name in names if os.environ.get(name)), None)
+    return _proxy_of(text, f"the environment variable {variable}" if variable else "the system's settings")
+
+
+def _proxy_of(address: Secret, source: str) -> Proxy:
+    """Read the address of a proxy. It may hold a password, which no frame keeps that raises."""
+    proxy = _read_proxy(address.reveal().strip())
+    if isinstance(proxy, str):
+        raise ConfigurationError(f"{source} names no proxy that can be used: {proxy}")
+    return proxy
+
+
+def _read_proxy(text: str) -> Proxy | str:
+    try:
+        url = URL(text if "://" in text else f"http://{text}")
+        _ = url.port
+    except ValueError:
+        return "its host or its port is malformed"
+    if url.scheme not in PROXY_SCHEMES:
+        return f"it is of the kind {url.scheme}://, and only http:// and https:// are spoken here"
+    if not url.host or not _can_be_looked_up(url.host):
+        return "it names no host"
+    headers = CIMultiDict[str]()
+    if url.user is not None:
+        login = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+        headers["Proxy-Authorization"] = MaskedHeader(f"Basic {login}")
+    return Proxy(url.with_user(None).with_path(""), headers)

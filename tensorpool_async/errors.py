@@ -124,8 +124,9 @@ class ConnectionFailed(TensorPoolError):
     """The engine gave no answer.
 
     Attributes:
-        sent: Whether the engine may have received the request. False only where that is certain: an address that was
-            not found, a connection that was refused or not made in time.
+        sent: Whether the engine may have received the request. False only where that is certain, since nothing of any
+            attempt was written to a connection: an address that was not found, a connection that was refused or not made in
+            time, a proxy or a session that cannot be used.
         permanent: Whether trying again cannot help, as with a TLS certificate that is not trusted.
     """
 

@@ -17,7 +17,7 @@ import asyncio
 import heapq
 from typing import Any, Protocol
 
-from tensorpool_async.errors import OperationError, TensorPoolError
+from tensorpool_async.errors import ConfigurationError, OperationError, TensorPoolError
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Response
 from tensorpool_async.transport import Transport
@@ -163,6 +163,9 @@ class Poller:
                 try:
                     request = operation.next_request()
                     delay = operation.receive(await attempt(request), share, request)
+                except ConfigurationError as error:  # nothing can be sent, and another poll changes nothing
+                    operation.end(error)
+                    delay = None
                 except TensorPoolError as error:
                     delay = operation.receive_failure(error, share)
                 except Exception as error:  # noqa: BLE001 - whoever waits must learn of a bug; the worker serves others too

@@ -80,6 +80,8 @@ async def _run(
             events.emit(CommandOutput(arguments=command, stream=name, text=text, shown=shown))
 
     variables = {**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"}
+    # Nothing that the engine may ask for needs the key, and ssh can be configured to pass variables on.
+    variables.pop("TENSORPOOL_KEY", None)
     # In a session of its own, a program has no terminal to ask a person at, and is killed with what it has started.
     async with await anyio.open_process(
         command, stdin=subprocess.DEVNULL, cwd=folder, env=variables, start_new_session=True

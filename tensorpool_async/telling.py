@@ -32,7 +32,7 @@ from tensorpool_async.protocol.operation import OperationMachine
 from tensorpool_async.protocol.rate_limits import Limits, is_quota
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response
-from tensorpool_async.secrets import MASK, Secret
+from tensorpool_async.secrets import Secret
 from tensorpool_async.texts import logger_of
 
 
@@ -161,7 +161,7 @@ class Teller:
 
     def mask(self, text: str) -> str:
         """Return a text without the key."""
-        return text.replace(self._key.reveal(), MASK)
+        return self._key.mask_text(text)
 
     def clean(self, text: str) -> str:
         """Return a text without the key, and not longer than anybody reads."""

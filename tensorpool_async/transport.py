@@ -10,10 +10,12 @@ import asyncio
 import json
 import logging
 import random
+import re
 import time
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import inf
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
@@ -21,11 +23,10 @@ from urllib.request import getproxies
 
 import aiohttp
 import attrs
-from aiohttp.helpers import get_env_proxy_for_url
 from multidict import CIMultiDict
 from yarl import URL
 
-from tensorpool_async.config import Timeouts
+from tensorpool_async.config import Proxy, Timeouts, proxy_from_environment
 from tensorpool_async.errors import (
     AmbiguousOutcomeError,
     ConnectionFailed,
@@ -41,7 +42,7 @@ from tensorpool_async.flow.limiter import Limiter
 from tensorpool_async.protocol.downloads import MOST_REDIRECTS, REDIRECTS, redirected
 from tensorpool_async.protocol.rate_limits import limits_of
 from tensorpool_async.protocol.requests import Lane, Request
-from tensorpool_async.protocol.responses import Response, answer_of, error_of
+from tensorpool_async.protocol.responses import Response, answer_of, error_of, printable
 from tensorpool_async.protocol.retries import (
     UNTRIED,
     RetryPolicy,
@@ -72,29 +73,59 @@ READ_SIZE = 64 * 1024
 CHUNK = 128 * 1024
 """Bytes that are read at a time while downloading."""
 
+_LOGIN = re.compile(r"//[^/@\s]*@")
+"""A user name and password in an address, such as that of a proxy."""
+
 logger: logging.Logger = logger_of("tensorpool_async")
 
 
-class _OnceOnly(aiohttp.ClientError):
-    """Carries a lost connection past aiohttp, which would send the request again by itself."""
+class _Lost(aiohttp.ClientError):
+    """Carries a failure of a request that had left past aiohttp, which would send the request again by itself."""
 
 
-async def _send_once(
+class _Leaving:
+    """Middleware of one request in a session of the caller's: it notes whether the request has left.
+
+    What the caller's session does with an answer, such as telling a trace of it, may fail as well.
+    """
+
+    __slots__ = ("_direct", "left")
+
+    def __init__(self, *, direct: bool) -> None:
+        self._direct = direct
+        self.left = False
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.response_class = _OnceOnlyResponse
+        if self._direct:
+            request.update_proxy(None, None, None)
+        elif request.proxy is not None:
+            # aiohttp tells a proxy the session's own headers, and its Authorization as the password of the proxy.
+            told = CIMultiDict(request.proxy_headers or {})
+            told.popall("Authorization", None)
+            request.update_proxy(request.proxy, request.proxy_auth, told)
+        try:
+            answer = await handler(request)
+        except _Lost:
+            self.left = True
+            raise
+        self.left = True
+        return answer
+
+
+async def _refuse_redirects(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    # aiohttp repeats an idempotent request whose reused connection broke. There is one layer of retries here, and it
-    # must know of each attempt: a DELETE that was carried out and is repeated unseen ends as a 404.
-    lost: Exception
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        lost = error
-    raise _OnceOnly from lost
-
-
-ONCE_ONLY: tuple[aiohttp.ClientMiddlewareType, ...] = (_send_once,)
+    # A handshake that is redirected would tell its first message, which is the key, to whoever it is sent to.
+    answer = await handler(request)
+    if 300 <= answer.status < 400:
+        answer.close()
+        raise aiohttp.WSServerHandshakeError(
+            answer.request_info, (), status=answer.status, message="redirected", headers=answer.headers
+        )
+    return answer
 
 
 def _read_less_at_a_time(connection: Connection) -> None:
@@ -111,16 +142,23 @@ def _read_less_at_a_time(connection: Connection) -> None:
 
 
 class _OnceOnlyResponse(aiohttp.ClientResponse):
-    """Does what `_send_once` does, for less: in a session of ones own, no middleware has to be put around requests."""
+    """Tells failures from after a request had left from those before: it is started once the request is written.
+
+    aiohttp repeats an idempotent request whose reused connection broke. There is one layer of retries here, and it must
+    know of each attempt: a DELETE that was carried out and is repeated unseen ends as a 404.
+    """
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         lost: Exception
         _read_less_at_a_time(connection)
         try:
             return await super().start(connection)
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the engine may have the request
             lost = error
-        raise _OnceOnly from lost
+        raise _Lost from lost
+
+    def __repr__(self) -> str:
+        return f"<answer {self.status}>"  # and not its headers, which may quote the key
 
 
 @attrs.define
@@ -143,29 +181,32 @@ class Counters:
 Exchange = Callable[[aiohttp.ClientSession, Request[Any]], Awaitable[Response]]
 
 
-class ConnectionOptions(TypedDict):
+class ConnectionOptions(TypedDict, total=False):
     """What aiohttp takes for one connection."""
 
     ssl: SSLContext | bool | aiohttp.Fingerprint
-    proxy: str | URL | None
+    proxy: URL
+    proxy_headers: CIMultiDict[str]
 
 
-class RequestOptions(TypedDict, total=False):
+class RequestOptions(ConnectionOptions, total=False):
     """What aiohttp takes for each request to the engine, made once for all of them: what its session does not say."""
 
     headers: CIMultiDict[str]
     timeout: aiohttp.ClientTimeout
     allow_redirects: bool
+    raise_for_status: bool
     middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
-    ssl: SSLContext | bool | aiohttp.Fingerprint
-    proxy: str | URL | None
 
 
 class Download:
     """A download that has begun."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+    def __init__(
+        self, answer: aiohttp.ClientResponse, failure: Callable[[Exception], ConnectionFailed]
+    ) -> None:
         self._answer = answer
+        self._failure = failure
         self.status: int = answer.status
         self.headers: Mapping[str, str] = answer.headers
 
@@ -181,7 +222,7 @@ class Download:
             try:
                 chunk = await content.read(CHUNK)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                chunk = download_failed(error)
+                chunk = self._failure(error)
             if isinstance(chunk, ConnectionFailed):
                 raise chunk
             if not chunk:
@@ -202,16 +243,16 @@ class Transport:
         timeouts: Timeouts,
         session: aiohttp.ClientSession | None,
         ssl: SSLContext | bool | aiohttp.Fingerprint,
-        proxy: str | None,
+        proxy: Proxy | None,
         trust_env: bool,
         events: Dispatcher | None = None,
     ) -> None:
         self.base_url = base_url
+        self.key: Secret = key
         self.limiter = limiter
         self.teller: Teller = Teller(events or Dispatcher(), key=key, engine=base_url)
         self.counters: Counters = Counters()
         self.random: random.Random = random.Random()  # noqa: S311 - it spreads requests over time, and keeps no secret
-        self._key = key
         self._retry = retry
         self._budget = RetryBudget()
         self._timeout = aiohttp.ClientTimeout(
@@ -244,14 +285,41 @@ class Transport:
         """How often and how soon a request is sent again."""
         return self._retry
 
-    async def connection_options(self, url: str) -> ConnectionOptions:
-        """Return what a connection for this address is made with."""
-        proxy: str | URL | None = self._proxy
+    async def connection_options(self, url: str) -> tuple[ConnectionOptions, CIMultiDict[str]]:
+        """Return what a connection for this address is made with, and the headers that its requests need for that.
+
+        Raises:
+            ConfigurationError: The environment names a proxy that cannot be used.
+        """
+        address, proxy = URL(url), self._proxy
         # A session that trusts the environment looks for proxies and for passwords in files before each request, in a
         # thread. The engine is always the same, so that here it is asked for once.
-        if proxy is None and self._trust_env and self._foreign_session is None and getproxies():
-            proxy = await asyncio.to_thread(_proxy_from_environment, URL(url))
-        return {"ssl": self._ssl, "proxy": proxy}
+        if proxy is None and self._asks_environment() and getproxies():
+            proxy = await asyncio.to_thread(proxy_from_environment, address)
+        options: ConnectionOptions = {} if self._ssl is True else {"ssl": self._ssl}
+        if proxy is None:
+            return options, CIMultiDict()
+        options["proxy"] = proxy.url
+        if address.scheme == "http":  # the proxy reads the request itself
+            return options, proxy.headers
+        options["proxy_headers"] = proxy.headers
+        return options, CIMultiDict()
+
+    def _asks_environment(self) -> bool:
+        session = self._foreign_session
+        if session is None:
+            return self._trust_env
+        return session.trust_env and _proxy_of(session) is None
+
+    def socket_url(self, path: str) -> URL:
+        """Return the address of a WebSocket at the engine."""
+        scheme = "wss" if self._url.scheme == "https" else "ws"
+        return self._url.with_scheme(scheme).with_path(self._path + path, encoded=True)
+
+    @property
+    def callers_headers(self) -> Mapping[str, str]:
+        """The headers that a session of the caller's sends with each request to the engine."""
+        return {} if self._foreign_session is None else self._foreign_session.headers
 
     def now(self) -> float:
         """Return the time by this machine's clock, in seconds since the epoch."""
@@ -286,6 +354,7 @@ class Transport:
                 result = request.decode(answer)
             except TensorPoolError as caught:
                 error = caught
+                self.key.mask_error(error)  # also where what was asked for holds it
             else:
                 self._budget.succeeded()
                 return result
@@ -322,7 +391,7 @@ class Transport:
             if exchange is None:
                 response = await self._exchange(session, request, options)
             else:
-                response = await exchange(self._open_keyless(session), request)
+                response = await exchange(self._open_keyless(self._open()), request)
         except BaseException as error:
             self.limiter.release(granted_at)
             if told is not None:
@@ -353,30 +422,69 @@ class Transport:
         for _ in range(MOST_REDIRECTS + 1):
             async with await self._ask_for(address, headers) as answer:
                 if answer.status not in REDIRECTS:
-                    await _check_download(answer, address, headers)
-                    yield Download(answer)
+                    await self._check_download(answer, address, headers)
+                    yield Download(answer, partial(self._download_failure, left=True))
                     return
                 address = redirected(address, answer.headers.get("Location"))
         raise ConnectionFailed(
             f"the download was redirected more than {MOST_REDIRECTS} times", permanent=True
         )
 
+    async def _check_download(
+        self, answer: aiohttp.ClientResponse, address: str, headers: Mapping[str, str]
+    ) -> None:
+        if answer.status in {200, 206} or (answer.status == 416 and headers):
+            return
+        body = b""
+        if "Content-Encoding" not in answer.headers:
+            with suppress(aiohttp.ClientError, OSError, ValueError):  # the status says enough
+                body = await answer.content.read(CHUNK)
+        path = address.partition("?")[0]  # what follows is the signature: a secret
+        raise error_of(self.received(answer, body), method="GET", path=path)
+
+    def _download_failure(self, error: Exception, *, left: bool = False) -> ConnectionFailed:
+        """As `failure`, for an address that is a secret: what aiohttp says of it may hold all of it."""
+        if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)) or not isinstance(
+            error, (aiohttp.ClientError, OSError)
+        ):
+            return ConnectionFailed(f"the download failed: {type(error).__name__}")
+        return self.failure(error, left=left)
+
     async def _ask_for(self, address: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         session = self._open_keyless(self._open())
+        options, needed = await self.connection_options(address)
         lost: ConnectionFailed
         try:
             return await session.get(
                 URL(address, encoded=True),
-                headers={"Accept-Encoding": "identity", **headers},
+                headers=CIMultiDict({**needed, "Accept-Encoding": "identity", **headers}),
                 timeout=self._timeout,
                 allow_redirects=False,
                 auto_decompress=False,
-                middlewares=ONCE_ONLY,
-                **await self.connection_options(address),
+                middlewares=(),
+                **options,
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            lost = download_failed(error)
+            lost = self._download_failure(error)
         raise lost
+
+    def received(
+        self, answer: aiohttp.ClientResponse | aiohttp.WSServerHandshakeError, body: bytes
+    ) -> Response:
+        """Take in what came, without the key: an engine may quote it, also in the sentence of a FAILED."""
+        key, headers = self.key, answer.headers
+        return Response(
+            answer.status, {} if headers is None else key.mask_headers(headers), key.mask(body), time.time()
+        )
+
+    def failure(self, error: Exception, *, left: bool = False) -> ConnectionFailed:
+        """Say what a failure of the connection means, without holding on to it."""
+        if isinstance(error, _Lost) and isinstance(error.__cause__, Exception):
+            error, left = error.__cause__, True
+        text = _LOGIN.sub("//", self.teller.clean(printable(str(error))))
+        return connection_failed(
+            error, f"{type(error).__name__}: {text}" if text else type(error).__name__, left=left
+        )
 
     async def aclose(self) -> None:
         """Close the session, if it is this transport's own."""
@@ -391,6 +499,8 @@ class Transport:
 
     async def _after(self, error: TensorPoolError, request: Request[Any], tries: Tries) -> Tries:
         """Wait as long as the failure asks for, or raise what it means."""
+        if tries.uncertain and isinstance(error, ConnectionFailed):
+            error.sent = True  # if not by this attempt, then by one before
         verdict = judge(error, "GET" if request.safe else request.method, tries, self._retry)
         failure = classify(error)
         if verdict is Verdict.RAISE or (
@@ -398,7 +508,9 @@ class Transport:
         ):
             raise error
         if verdict is Verdict.RECONCILE:
-            raise _ambiguous(error, request) from error
+            ambiguous = _ambiguous(error, request)
+            self.key.mask_error(ambiguous)
+            raise ambiguous from error
         tries = tries.after(failure)
         delay = 0.0
         if verdict is Verdict.AGAIN:
@@ -420,13 +532,20 @@ class Transport:
         if request.lane is Lane.POLL:
             counters.polls += 1
             polling = self._deadlines.begin()
+        data = None if request.json is None else json.dumps(request.json).encode()
+        leaving: _Leaving | None = None
+        if self._foreign_session is not None:
+            # Where the environment was asked already, aiohttp is not to ask it again: it knows of no loopback.
+            leaving = _Leaving(direct="proxy" not in options and self._asks_environment())
+            options = {**options, "middlewares": (leaving,)}
+        answer: aiohttp.ClientResponse | None = None
         lost: ConnectionFailed
         try:
             answer = await session.request(
                 request.method,
                 self._url.with_path(self._path + request.path, encoded=True),
                 params=request.query or None,
-                data=None if request.json is None else json.dumps(request.json).encode(),
+                data=data,
                 **options,
             )
             content = answer.content
@@ -434,20 +553,21 @@ class Transport:
                 body = content.read_nowait()
             else:
                 body = await answer.read()  # which gives the connection back, or closes it where it fails
-        except (aiohttp.ClientError, OSError) as error:
-            lost = connection_failed(error)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            answer = None
             if not self._deadlines.expired(polling):
-                raise
+                raise error.with_traceback(None)  # noqa: B904 - the same error, without aiohttp's frames: they hold the key
             lost = RequestTimeout(NO_ANSWER)
+        except Exception as error:  # noqa: BLE001 - a session of the caller's may raise anything; it is told what it means
+            lost = self.failure(error, left=answer is not None or (leaving is not None and leaving.left))
         else:
-            body = self._key.mask(body)  # an engine may quote the key, also in the sentence of a FAILED
-            self._last = response = Response(answer.status, answer.headers, body, time.time())
+            self._last = response = self.received(answer, body)
             return response
         finally:
             if polling is not None:
                 self._deadlines.end(polling)
         # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.
+        del answer  # a caller's own class of answers may show what the engine quotes
         raise lost
 
     def _pause_of(self, response: Response) -> float | None:
@@ -477,21 +597,28 @@ class Transport:
         self.check_loop()
         if self._closed:
             raise ConnectionFailed("the client is closed", sent=False, permanent=True)
+        foreign = self._foreign_session
+        if foreign is not None and foreign.closed:
+            raise ConnectionFailed(
+                "the session that the client was given is closed", sent=False, permanent=True
+            )
         if self._session is None:
-            self._session = self._foreign_session or self._make_session()
+            self._session = foreign or self._make_session()
         return self._session
 
     async def _make_options(self) -> tuple[RequestOptions, RequestOptions]:
         """Make what each request is sent with, and each poll."""
-        options: RequestOptions = {"allow_redirects": False, "timeout": self._timeout}
-        connection = await self.connection_options(self.base_url)
-        if connection["ssl"] is not True:
-            options["ssl"] = connection["ssl"]
-        if connection["proxy"] is not None:
-            options["proxy"] = connection["proxy"]
+        connection, needed = await self.connection_options(self.base_url)
+        headers = self._headers()
+        headers.update(needed)
+        options = cast("RequestOptions", {**connection, "allow_redirects": False, "timeout": self._timeout})
+        if self._session is not None and not (self._foreign_session or "proxy" in connection):
+            self._session.headers.update(headers)
+        else:
+            # aiohttp would tell a proxy the headers of the session, and with them the key.
+            options["headers"] = headers
         if self._foreign_session is not None:
-            options["headers"] = self._headers()
-            options["middlewares"] = ONCE_ONLY
+            options["raise_for_status"] = False
         polling = options.copy()
         if self._deadlines.seconds < inf:
             del polling["timeout"]  # that of the session has none for its answers
@@ -501,7 +628,7 @@ class Transport:
     def _headers(self) -> CIMultiDict[str]:
         return CIMultiDict(
             {
-                "Authorization": MaskedHeader(f"Bearer {self._key.reveal()}"),
+                "Authorization": MaskedHeader(f"Bearer {self.key.reveal()}"),
                 "Accept": "application/json",
                 "Content-Type": "application/json",
                 "User-Agent": f"tensorpool-async/{VERSION}",
@@ -509,12 +636,11 @@ class Transport:
         )
 
     def _make_session(self) -> aiohttp.ClientSession:
-        # What a session says costs less than what each request says, so it says all that polls need.
+        # What a session says costs less than what each request says, so it says all that polls need; see `_make_options`.
         return aiohttp.ClientSession(
             # The limiter's slots bound the connections; a pool that is smaller would queue behind its back.
             connector=_Connector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers(),
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=None, sock_connect=self._timeout.sock_connect, sock_read=None
             ),
@@ -522,15 +648,16 @@ class Transport:
         )
 
     def _open_keyless(self, session: aiohttp.ClientSession) -> aiohttp.ClientSession:
-        """Return a session with the same connections that does not send the key by itself."""
-        if session is self._foreign_session:
-            return session
+        """Return a session with the same connections that neither sends the key nor follows redirects by itself."""
         if self._keyless_session is None:
+            foreign = self._foreign_session
             self._keyless_session = aiohttp.ClientSession(
                 connector=session.connector,
                 connector_owner=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
+                cookie_jar=aiohttp.DummyCookieJar() if foreign is None else foreign.cookie_jar,
+                proxy=None if foreign is None else _proxy_of(foreign),
                 response_class=_OnceOnlyResponse,
+                middlewares=(_refuse_redirects,),
             )
         return self._keyless_session
 
@@ -557,15 +684,9 @@ class _Connector(aiohttp.TCPConnector):
             self._close()
 
 
-def _proxy_from_environment(url: URL) -> URL | None:
-    try:
-        proxy, login = get_env_proxy_for_url(url)
-    except LookupError:
-        return None
-    if login is None:
-        return proxy
-    user, password, _ = cast("tuple[str, str, str]", login)  # its own fields have no types
-    return proxy.with_user(user).with_password(password)
+def _proxy_of(session: aiohttp.ClientSession) -> Any:
+    """Return the proxy that a session was given; aiohttp does not tell it otherwise."""
+    return getattr(session, "_default_proxy", None)
 
 
 def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcomeError:
@@ -579,39 +700,22 @@ def _ambiguous(error: TensorPoolError, request: Request[Any]) -> AmbiguousOutcom
     )
 
 
-async def _check_download(answer: aiohttp.ClientResponse, address: str, headers: Mapping[str, str]) -> None:
-    if answer.status in {200, 206} or (answer.status == 416 and headers):
-        return
-    body = b""
-    if "Content-Encoding" not in answer.headers:
-        with suppress(aiohttp.ClientError, OSError, ValueError):  # the status says enough
-            body = await answer.content.read(CHUNK)
-    path = address.partition("?")[0]  # what follows is the signature: a secret
-    raise error_of(Response(answer.status, answer.headers, body, time.time()), method="GET", path=path)
+def connection_failed(error: Exception, text: str, *, left: bool) -> ConnectionFailed:
+    """Make the error that a failure of the connection means.
 
-
-def download_failed(error: Exception) -> ConnectionFailed:
-    """As `connection_failed`, for an address that is a secret: what aiohttp says of it may hold all of it."""
-    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)) or not isinstance(
-        error, (aiohttp.ClientError, OSError)
-    ):
-        return ConnectionFailed(f"the download failed: {type(error).__name__}")
-    return connection_failed(error)
-
-
-def connection_failed(error: Exception) -> ConnectionFailed:
-    """Say what a failure of the connection means, without holding on to it."""
-    if isinstance(error, _OnceOnly) and error.__cause__ is not None:
-        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    Args:
+        error: The failure.
+        text: What it says, as it may be shown.
+        left: Whether the request had left, or part of it.
+    """
+    if isinstance(error, TimeoutError):
+        return RequestTimeout(NO_ANSWER if left else "no connection was made in time", sent=left)
+    if left:
+        return ConnectionFailed(f"the connection was lost before the answer was read: {text}")
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)):
         return ConnectionFailed(
-            f"the engine's certificate is not trusted: {error}", sent=False, permanent=True
+            f"the engine's certificate is not trusted: {text}", sent=False, permanent=True
         )
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return RequestTimeout("no connection was made in time", sent=False)
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError)):
-        return ConnectionFailed(f"no connection: {error}", sent=False)
-    if isinstance(error, TimeoutError):
-        return RequestTimeout(NO_ANSWER)
-    return ConnectionFailed(f"the connection was lost before the answer was read: {text}")
+    if isinstance(error, (aiohttp.ClientError, OSError)) and not isinstance(error, ValueError):
+        return ConnectionFailed(f"no connection: {text}", sent=False)
+    return ConnectionFailed(f"the request cannot be sent: {text}", sent=False, permanent=True)

@@ -6,8 +6,8 @@ message with the status `error`, or as a close with a code of its own.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -16,10 +16,10 @@ import aiohttp
 
 from tensorpool_async.errors import StreamError, TensorPoolError
 from tensorpool_async.protocol.requests import Request
-from tensorpool_async.protocol.responses import Response, error_of
+from tensorpool_async.protocol.responses import Response, error_of, printable
 from tensorpool_async.protocol.streams import close_error
-from tensorpool_async.secrets import Secret
-from tensorpool_async.transport import Transport, connection_failed
+from tensorpool_async.secrets import MaskedHeader, Secret
+from tensorpool_async.transport import Transport
 
 
 HEARTBEAT = 10.0
@@ -37,8 +37,9 @@ ABNORMAL = 1006
 class Stream:
     """An open WebSocket that has told its key."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, key: Secret) -> None:
         self._socket = socket
+        self._key = key
 
     async def send(self, message: dict[str, Any]) -> None:
         """Send a message.
@@ -46,28 +47,42 @@ class Stream:
         Raises:
             StreamError: The connection is lost.
         """
+        lost = False
         try:
             await self._socket.send_str(json.dumps(message))
         except (ConnectionError, aiohttp.ClientError):
-            raise close_error(ABNORMAL, "") from None
+            lost = True
+        except asyncio.CancelledError as error:
+            raise error.with_traceback(None)  # noqa: B904 - the same error, without the frames that hold what is sent
+        if lost:
+            raise close_error(ABNORMAL, "")
 
     async def receive(self) -> dict[str, Any] | int:
-        """Return the next message, or the code of a close that was in order (1000).
+        """Return the next message, without the key, or the code of a close that was in order (1000).
 
         Raises:
             StreamError: The connection was lost, or closed with another code, or a message is no JSON object.
         """
-        message = await self._socket.receive()
-        if message.type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
-            return _object_of(message.data)
+        kind, text = await self._next()
+        if kind is aiohttp.WSMsgType.TEXT:
+            return _object_of(text)
         code = self._socket.close_code or ABNORMAL
-        reason = str(message.extra or "") if message.type is aiohttp.WSMsgType.CLOSE else ""
-        if code == aiohttp.WSCloseCode.OK and message.type is not aiohttp.WSMsgType.ERROR:
+        if code == aiohttp.WSCloseCode.OK and kind is not aiohttp.WSMsgType.ERROR:
             return code
-        raise close_error(code, reason)
+        raise close_error(code, text)
+
+    async def _next(self) -> tuple[aiohttp.WSMsgType, str]:
+        """Return what the next message is, and its text without the key. No frame that raises holds it as it came."""
+        message = await self._socket.receive()
+        if message.type is aiohttp.WSMsgType.TEXT:
+            return message.type, self._key.mask_text(message.data)
+        if message.type is aiohttp.WSMsgType.BINARY:
+            return aiohttp.WSMsgType.TEXT, self._key.mask(message.data).decode(errors="replace")
+        reason = str(message.extra or "") if message.type is aiohttp.WSMsgType.CLOSE else ""
+        return message.type, printable(self._key.mask_text(reason))
 
 
-def _object_of(data: str | bytes) -> dict[str, Any]:
+def _object_of(data: str) -> dict[str, Any]:
     try:
         message = json.loads(data)
     except ValueError:
@@ -98,8 +113,8 @@ class Sockets:
         """
         socket = await self._connect(path)
         try:
-            stream = Stream(socket)
-            await stream.send({"TENSORPOOL_KEY": self._key.reveal()})
+            stream = Stream(socket, self._key)
+            await stream.send({"TENSORPOOL_KEY": MaskedHeader(self._key.reveal())})
             yield stream
         finally:
             await socket.close()
@@ -117,20 +132,20 @@ class Sockets:
     async def _handshake(
         self, session: aiohttp.ClientSession, request: Request[Any]
     ) -> aiohttp.ClientWebSocketResponse:
-        url = "ws" + self._transport.base_url.removeprefix("http") + request.path
-        options = await self._transport.connection_options(url)
+        transport = self._transport
+        options, headers = await transport.connection_options(transport.base_url)
         refused: TensorPoolError
         try:
             return await session.ws_connect(
-                url,
+                transport.socket_url(request.path),
                 heartbeat=HEARTBEAT,
                 max_msg_size=LARGEST_MESSAGE,
                 timeout=WS_TIMEOUT,
+                headers={**transport.callers_headers, **headers},
                 **options,
             )
         except aiohttp.WSServerHandshakeError as error:
-            response = Response(error.status, error.headers or {}, b"", time.time())
-            refused = error_of(response, method=request.method, path=request.path)
-        except (aiohttp.ClientError, OSError) as error:
-            refused = connection_failed(error)
+            refused = error_of(transport.received(error, b""), method=request.method, path=request.path)
+        except Exception as error:  # noqa: BLE001 - a session of the caller's may raise anything; it is told what it means
+            refused = transport.failure(error)
         raise refused

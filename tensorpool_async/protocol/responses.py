@@ -20,6 +20,9 @@ LONGEST_MESSAGE = 500
 DEEPEST_MESSAGE = 4
 """Objects within objects that are looked through for a sentence; any real one lies in the first or the second."""
 
+LONGEST_LOCATION = 200
+"""Characters of the address that a redirect names."""
+
 HEAD_OF_PAGE = 20_000
 """Characters of a page that are searched for its title."""
 
@@ -123,9 +126,12 @@ def error_of(response: Response, *, method: str, path: str) -> StatusError:
     body = _readable_body(response.body)
     fallback = ServerError if response.status >= 500 else StatusError
     kind = StatusError.by_status.get(response.status, fallback)
+    message = message_of(body) or _phrase(response.status)
+    if 300 <= response.status < 400:
+        message += _way_of(response)
     error: StatusError = kind(
         response.status,
-        message_of(body) or _phrase(response.status),
+        message,
         body=body,
         headers={name.lower(): value for name, value in response.headers.items()},
         method=method,
@@ -133,6 +139,20 @@ def error_of(response: Response, *, method: str, path: str) -> StatusError:
     )
     error.retry_after = response.retry_after
     return error
+
+
+def _way_of(response: Response) -> str:
+    """Say where a redirect leads. Its query is left out: it may be a signature."""
+    location = response.headers.get("Location")
+    if not location:
+        return ""
+    shown = printable(location.partition("?")[0])[:LONGEST_LOCATION]
+    return f"; it redirects to {shown!r}, which is not followed, since the key would go along: is base_url right?"
+
+
+def printable(text: str) -> str:
+    """Return a text on one line and without control characters, whoever wrote it."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else " " for one in text)
 
 
 def _readable_body(body: bytes) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from tensorpool_async.events import Dispatcher, JobMessage
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.job import Job, JobPull, PulledFile
 from tensorpool_async.processes import CommandResult
-from tensorpool_async.protocol.commands import CommandPolicy, transfers_only
+from tensorpool_async.protocol.commands import CheckedCommand, CommandPolicy, transfers_only
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text, delete_request
 from tensorpool_async.protocol.kinds import JOB
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
@@ -94,8 +95,9 @@ class Jobs:
                 say whether a job whose push was lost goes on.
             OSError: The file with the configuration cannot be read.
         """
+        policy = self._without_key(commands)
         runner = CommandRunner(
-            commands, Direction.PUSH, Path(folder), self._events, private_key, excluded_rules(exclude)
+            policy, Direction.PUSH, Path(folder), self._events, private_key, excluded_rules(exclude)
         )
         text = config if isinstance(config, str) else await anyio.Path(config).read_text(encoding="utf-8")
         opening = {
@@ -218,7 +220,9 @@ class Jobs:
         answer = await self._transport.send(Request("GET", path, as_model(JobPull, path), query=query))
         folder = Path(to)
         if answer.command and not dry_run:
-            runner = CommandRunner(commands, Direction.PULL, folder, self._events, private_key)
+            runner = CommandRunner(
+                self._without_key(commands), Direction.PULL, folder, self._events, private_key
+            )
             await _run_pull(runner, answer.command, shown=bool(answer.command_show_stdout))
         puller = Puller(self._transport, self._events, job_id)
         return await puller.pull(answer.download_map or {}, folder, overwrite=overwrite, dry_run=dry_run)
@@ -235,6 +239,26 @@ class Jobs:
         return await self._transport.send(
             Request("GET", path, decode, query=query_of(include_org=organization))
         )
+
+    def _without_key(self, commands: CommandPolicy) -> CommandPolicy:
+        """Have a policy refuse what holds the key: quotes may hide it in the text of the command."""
+        key = self._transport.key
+
+        def policy(text: str) -> Sequence[str] | CheckedCommand:
+            try:
+                command = commands(text)
+            except CommandRefused as refused:
+                if key.mask_text(str(refused)) == str(refused):
+                    raise
+                key.mask_error(refused)
+                raise refused.with_traceback(None)  # noqa: B904 - the same error, without the frames that hold the key
+            words = [repr(command)] if isinstance(command, CheckedCommand) else list(command)
+            if key.mask_all(words) == words:
+                return command
+            command, words = (), []  # an error may be shown with the variables of its frames
+            raise CommandRefused("the command holds the API key; it was not run")
+
+        return policy
 
 
 async def _run_pull(runner: CommandRunner, command: str, *, shown: bool) -> None:
@@ -299,7 +323,8 @@ class _Push:
         try:
             result = await self._runner.run(command, shown=shown)
         except CommandRefused as refusal:
-            await self._report(command, CommandResult(REFUSED, stderr=str(refusal)))
+            with suppress(StreamError):  # where nobody listens any more, the refusal says more than that
+                await self._report(command, CommandResult(REFUSED, stderr=str(refusal)))
             raise
         await self._report(command, result)
 

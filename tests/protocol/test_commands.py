@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorpool_async.errors import CommandRefused, PathRefused
+from tensorpool_async.errors import CommandRefused
 from tensorpool_async.protocol.command_words import LocalPath
 from tensorpool_async.protocol.commands import login, refuse_all, transfers_only
 from tensorpool_async.protocol.filters import FilterRule, is_left_out, rules_of_ignore_file
-from tensorpool_async.protocol.paths import relative_path, relative_paths
 from tensorpool_async.protocol.ssh_command import configuration
 from tensorpool_async.protocol.transfers import Direction, Transfer, transfer_arguments
 
