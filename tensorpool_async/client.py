@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import aiohttp
 import attrs
 
+from tensorpool_async.bodies import LARGEST
 from tensorpool_async.bookkeeping import Books
 from tensorpool_async.config import (
     Timeouts,
@@ -109,6 +110,7 @@ class TensorPool:
         journal: Journal | str | os.PathLike[str] | None = None,
         on_event: Callable[[Any], object] | Iterable[Callable[[Any], object]] | None = None,
         token_secret: TokenSecret | Sequence[TokenSecret] | None = None,
+        max_response_bytes: int = LARGEST,
     ) -> None:
         """Make a client.
 
@@ -118,9 +120,10 @@ class TensorPool:
             limiter: A limiter to share with other clients of the same key, such as a `RateLimiter`.
             retry: How often and how soon requests are sent again.
             polling: How often operations are polled.
-            timeouts: How long one HTTP attempt may go without progress, in seconds.
+            timeouts: How long one HTTP attempt may take, in seconds.
             session: A session to use; it is not closed. Middlewares of its own are not used: there is one layer of
-                retries, and a middleware would be another.
+                retries, and a middleware would be another. Where it has fewer connections than the limiter has slots,
+                waiting for one counts as connecting.
             ssl: A TLS context, a fingerprint, or False to verify nothing.
             proxy: The address of an HTTP proxy; without a scheme it is taken as `http://…`.
             trust_env: Whether proxies are taken from the environment, if none is given: `https_proxy`, `http_proxy` and
@@ -135,13 +138,19 @@ class TensorPool:
             token_secret: What the tokens of operations are signed with (HMAC-SHA256), so that `operation` refuses a token
                 that this client, or another one with the same secret, has not made. A list is for a change of
                 secrets: the first one signs, all are believed. None signs nothing, and looks at no signature.
+            max_response_bytes: Bytes of an answer, decompressed, that are read at most: 64 MiB, for long lists. A larger one
+                is a `DecodeError`, and a poll is made again. For polls and changes it is never more than 4 MiB, and of
+                a refusal 64 KiB are read.
 
         Raises:
             ConfigurationError: There is no key, the base URL or the proxy cannot be used, or a `token_secret` is empty.
+            ValueError: `max_response_bytes` is not above 0.
         """
         # An error may be shown with the variables of each frame: what is secret is wrapped before anything can go wrong.
         api_key, hidden = conceal(api_key), conceal(proxy)
         del proxy
+        if max_response_bytes < 1:
+            raise ValueError(f"max_response_bytes is {max_response_bytes}, and must be above 0")
         self._base_url = find_base_url(base_url, allow_insecure=allow_insecure)
         key = find_key(api_key)
         tokens = Tokens(token_secrets_of(token_secret))
@@ -157,6 +166,7 @@ class TensorPool:
             proxy=find_proxy(hidden, base_url=self._base_url, allow_insecure=allow_insecure),
             trust_env=trust_env,
             events=self._events,
+            max_response_bytes=max_response_bytes,
         )
         self._poller = Poller(self._transport)
         books = Books(_journal_of(journal), self._base_url, self._transport)

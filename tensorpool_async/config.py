@@ -53,15 +53,23 @@ def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> Non
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """How long one HTTP attempt may go without progress, in seconds.
+    """How long one HTTP attempt may take, in seconds: `connect` and `read` together, whatever the other side does.
 
-    There is no limit on the time spent waiting for a slot: a fleet of thousands may well queue for minutes. Nor is there
-    one on a whole attempt, but for a poll, which may take `connect` and `read` together. For a limit on a wait, use
-    `Operation.result(timeout=…)`.
+    Only an answer that is long and keeps coming may take more time: a second for each 32 KiB of it. It is bounded in turn
+    by `TensorPool(max_response_bytes=…)`.
+
+    There is no limit on the time spent waiting for a slot: a fleet of thousands may well queue for minutes. For a limit on
+    a wait, use `Operation.result(timeout=…)`.
+
+    - A WebSocket has as long for its handshake, and for each message to be sent. Once it is open, a job may be silent for
+      as long as it likes. A connection that answers no pings is given up within 15 seconds, or within `connect` and
+      `read` where that is less.
+    - A download from an object store has as long until its first bytes come, and must then bring 1 KiB per second on
+      average.
 
     Attributes:
-        connect: Until a connection is made, from looking up the name to the end of the TLS handshake.
-        read: Between two pieces of an answer; the first of them counts from the end of the request.
+        connect: Until there is a connection: looking up the name, the proxy and its answer, and the TLS handshake.
+        read: From then on, until the whole answer is there.
     """
 
     connect: float = attrs.field(default=10.0, validator=_positive)

@@ -14,7 +14,7 @@
     │   ├── AuthenticationError   401: the key is missing, wrong or revoked
     │   ├── InsufficientBalance   402
     │   ├── PermissionDenied      403: a valid key that may not do this
-    │   ├── NotFound              404
+    │   ├── NotFound              404, 410
     │   ├── ConflictError         409: a name that is taken, deletion protection, a change in progress
     │   ├── ValidationError       422
     │   ├── RateLimited           429, with `.retry_after` in seconds
@@ -210,7 +210,10 @@ class PermissionDenied(StatusError, status=403):
 
 
 class NotFound(StatusError, status=404):
-    """404: there is no such object, or it is no longer there."""
+    """404 or 410: there is no such object, or it is no longer there."""
+
+
+StatusError.by_status[410] = NotFound
 
 
 class ConflictError(StatusError, status=409):
@@ -222,7 +225,10 @@ class ValidationError(StatusError, status=422):
 
 
 class RateLimited(StatusError, status=429):
-    """429: too many requests, also after waiting as often as the retry policy allows; see `retry_after`."""
+    """429: too many requests, also after waiting as often as the retry policy allows; see `retry_after`.
+
+    It is raised at once where `retry_after` is longer than `RetryPolicy.longest_pause`.
+    """
 
 
 class ServerError(StatusError):
@@ -230,15 +236,17 @@ class ServerError(StatusError):
 
 
 class DecodeError(TensorPoolError):
-    """An answer says success, and cannot be read: no JSON, cut off, or without what it must hold.
+    """An answer says success, and cannot be read: no JSON, cut off, too large, or without what it must hold.
 
     Attributes:
         path: The path of the request.
+        too_large: Whether it is larger than `TensorPool(max_response_bytes=…)`; it is not asked for again.
     """
 
-    def __init__(self, message: str, *, path: str = "") -> None:
+    def __init__(self, message: str, *, path: str = "", too_large: bool = False) -> None:
         super().__init__(f"{message} ({path})" if path else message)
         self.path = path
+        self.too_large = too_large
 
 
 class OperationError(TensorPoolError):

@@ -127,13 +127,15 @@ class RequestsPaused:
 
     Attributes:
         engine: The engine's address.
-        seconds: For how long.
+        seconds: For how long: at most `RetryPolicy.longest_pause`.
         reason: `rate` where requests followed each other too fast, `quota` where one is used up.
+        asked: For how long the engine asks, in seconds; None where that is the same.
     """
 
     engine: str
     seconds: float
     reason: str
+    asked: float | None = None
 
 
 @attrs.frozen(kw_only=True)

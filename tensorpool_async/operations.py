@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
 from tensorpool_async.errors import OperationError, OperationTimeout, TensorPoolError
@@ -157,6 +158,19 @@ class Operation(Generic[T]):
             # Many may raise this one error; without this, each would lengthen its traceback.
             raise self._machine.error.with_traceback(None)
         return cast("T", self._machine.result)
+
+    async def settled(self) -> T:
+        """Wait for the end as `result` does, on a way out: for what follows may be a destroy.
+
+        A pace that is slower than `RetryPolicy.longest_pause` is not believed: the engine is asked once in that time.
+        """
+        while not self.done():
+            try:
+                await self.result(self._transport.retry.longest_pause)
+            except OperationTimeout:
+                with suppress(TensorPoolError):
+                    await self.refresh()
+        return await self.result()
 
     async def refresh(self) -> RequestInfo:
         """Ask the engine once, now, and return what it says.

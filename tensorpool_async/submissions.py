@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from tensorpool_async.bookkeeping import UNMARKED, Books, Marks
-from tensorpool_async.errors import AmbiguousOutcomeError, NotFound
+from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, OperationTimeout, TensorPoolError
 from tensorpool_async.operations import Operation
 from tensorpool_async.poller import Poller
 from tensorpool_async.protocol.kinds import BEGUN, Resource, is_going
@@ -24,6 +25,8 @@ from tensorpool_async.transport import Transport
 
 
 T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 class Submission(Awaitable["Operation[T]"], Generic[T]):
@@ -55,11 +58,14 @@ class Submission(Awaitable["Operation[T]"], Generic[T]):
         """Send it, and wait for the end of its operation.
 
         Args:
-            timeout: Seconds to wait for the end, counted from the engine's 202; None waits as long as it takes.
+            timeout: Seconds until the end, counted from this call: waiting for a slot and sending it are part of it. None
+                waits as long as it takes.
 
         Raises:
             StatusError: The engine refused it.
             AmbiguousOutcomeError: Its answer was lost, and whether it was carried out is not known.
+            OperationTimeout: The timeout ran out. Where the engine had accepted it, `.operation` goes on. Where it had
+                not, there is no `.operation`, and the message says whether it had been sent.
             OperationError: As `Operation.result`.
         """
         return self._send_and_wait(self._use(), timeout)
@@ -69,8 +75,20 @@ class Submission(Awaitable["Operation[T]"], Generic[T]):
         self._used = True
 
     async def _send_and_wait(self, sending: Coroutine[Any, Any, Operation[T]], timeout: float | None) -> T:
-        operation = await sending
-        return await operation.result(timeout)
+        if timeout is None:
+            return await (await sending).result()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                operation = await sending
+        except TimeoutError as error:
+            if not limit.expired() or isinstance(error, TensorPoolError):
+                raise
+            late = OperationTimeout(f"{self._what} was not accepted within {timeout} s; {_state_of(error)}")
+            raise late from None
+        return await operation.result(max(0.0, deadline - clock()))
 
     def _use(self) -> Coroutine[Any, Any, Operation[T]]:
         if self._used:
@@ -89,6 +107,11 @@ class Submission(Awaitable["Operation[T]"], Generic[T]):
                 stacklevel=2,
                 source=self,
             )
+
+
+def _state_of(late: TimeoutError) -> str:
+    notes: list[str] = getattr(late.__cause__, "__notes__", [])  # of the cancellation that it began with
+    return "; ".join(notes) or "nothing was sent that the engine carries out"
 
 
 class Submitter:
@@ -125,9 +148,16 @@ class Submitter:
         """
         request.trip = trip = Trip(asyncio.get_running_loop().time())
         send = send or self.transport.send
-        if not self.books.kept:
-            return self.begin(await send(request), trip)
-        return await self.books.record(request, ticket, marks, send, partial(self.begin, trip=trip))
+        try:
+            if not self.books.kept:
+                return self.begin(await send(request), trip)
+            return await self.books.record(request, ticket, marks, send, partial(self.begin, trip=trip))
+        except asyncio.CancelledError as error:
+            if trip.lost:
+                error.add_note(_left_open(request))
+                if request.method == "POST" and request.name:
+                    logger.warning("%s", _left_open(request))
+            raise
 
     async def submit_delete(
         self, request: Request[Accepted], gone: Accepted, resource: Resource
@@ -150,7 +180,7 @@ class Submitter:
 
     def begin(self, accepted: Accepted, trip: Trip | None = None) -> Operation[Any]:
         """Make the operation of a 202, and have it polled."""
-        machine = OperationMachine(accepted.ticket, self._polling)
+        machine = self._machine_of(accepted.ticket)
         operation: Operation[Any] = Operation(machine, self.transport, self._poller, self.tokens)
         delay = machine.first_delay(accepted.retry_after, self.transport.random.random())
         operation.start(delay, accepted=True, trip=trip)
@@ -164,5 +194,16 @@ class Submitter:
 
     def resume(self, ticket: Ticket) -> Operation[Any]:
         """Make an operation that was begun before, here or elsewhere; it is polled while somebody awaits it."""
-        machine = OperationMachine(ticket, self._polling)
-        return Operation(machine, self.transport, self._poller, self.tokens)
+        return Operation(self._machine_of(ticket), self.transport, self._poller, self.tokens)
+
+    def _machine_of(self, ticket: Ticket) -> OperationMachine:
+        return OperationMachine(ticket, self._polling, longest_pause=self.transport.retry.longest_pause)
+
+
+def _left_open(request: Request[Any]) -> str:
+    """Say that nobody waited for the answer to a change that was sent."""
+    subject = repr(request.name) if request.name else "what it changes"
+    return (
+        f"{request.method} {request.path} was sent, and nobody waited for its answer: the engine may carry it out; "
+        f"look for {subject} before it is sent again"
+    )

@@ -89,7 +89,7 @@ LINES: dict[type[Any], tuple[int, str]] = {
         logging.INFO,
         "{0.method} {0.path} is sent again in {0.delay:.1f} s (attempt {0.attempt}), after: {0.why}",
     ),
-    RequestsPaused: (logging.INFO, "all requests pause for {0.seconds:.1f} s ({0.reason})"),
+    RequestsPaused: (logging.INFO, "all requests pause for {0.seconds:.1f} s ({0.reason}){1}"),
     OperationAccepted: (logging.INFO, "{0.subject} is accepted, request {0.request_id}"),
     OperationChanged: (logging.DEBUG, "{0.subject} is {0.status}: {0.message}"),
     OperationEnded: (
@@ -102,6 +102,9 @@ LINES: dict[type[Any], tuple[int, str]] = {
 LEFT = "nobody waits for it here any more; it goes on at the engine"
 
 NO_LINE = (logging.NOTSET, "")
+
+LONG_PAUSE = 5.0
+"""Seconds. A pause that is longer is a warning: to whoever waits, the program seems to hang."""
 
 logger: logging.Logger = logger_of("tensorpool_async")
 
@@ -192,19 +195,20 @@ class Teller:
             why, delay = self.clean(str(error)), delay or pause or 0.0
             self.emit(RequestRetried(**self._about(request, attempt), why=why, delay=delay))
 
-    def paused(self, retry_after: float | None, limits: Limits | None) -> None:
-        """Tell that everybody has to wait, if that is news."""
+    def paused(self, retry_after: float | None, limits: Limits | None, *, asked: float | None = None) -> None:
+        """Tell that everybody has to wait, if that is news; `asked` is for how long the engine asks."""
         if retry_after is not None:
             seconds, quota = retry_after, is_quota(retry_after, limits)
         elif limits is not None and limits.exhausted:
-            seconds, quota = limits.reset or 0.0, limits.is_quota
+            seconds, quota, asked = limits.pause, limits.is_quota, limits.reset
         else:
             return
         until = time.monotonic() + seconds
         if seconds > 0 and until > self._paused_until + seconds * LONGER_PAUSE:
             self._paused_until = until
             reason = "quota" if quota else "rate"
-            self.emit(RequestsPaused(engine=self._engine, seconds=seconds, reason=reason))
+            asked = asked if asked is not None and asked > seconds else None
+            self.emit(RequestsPaused(engine=self._engine, seconds=seconds, reason=reason, asked=asked))
 
     def accepted(self, machine: OperationMachine, *, resumed: bool) -> None:
         """Tell that an operation is followed from now on."""
@@ -294,5 +298,9 @@ def _fields(event: Any) -> dict[str, Any]:
 def _log(event: Event) -> None:
     """Write an event to the log, if anybody reads that."""
     level, line = LINES.get(type(event), NO_LINE)
+    more = ""
+    if isinstance(event, RequestsPaused):
+        level = logging.WARNING if event.seconds > LONG_PAUSE else level
+        more = "" if event.asked is None else f"; the engine asks for {event.asked:.0f} s"
     if level and logger.isEnabledFor(level):
-        logger.log(level, "%s", line.format(event), extra={"event": event})
+        logger.log(level, "%s", line.format(event, more), extra={"event": event})

@@ -16,9 +16,8 @@ import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from math import inf
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar, cast
 from urllib.request import getproxies
 
 import aiohttp
@@ -26,11 +25,11 @@ import attrs
 from multidict import CIMultiDict
 from yarl import URL
 
+from tensorpool_async.bodies import LARGEST, LARGEST_ERROR, LARGEST_SMALL, BodyReader, too_large_for
 from tensorpool_async.config import Proxy, Timeouts, proxy_from_environment
 from tensorpool_async.errors import (
     AmbiguousOutcomeError,
     ConnectionFailed,
-    NotFound,
     RequestTimeout,
     TensorPoolError,
     WrongEventLoopError,
@@ -40,16 +39,19 @@ from tensorpool_async.flow.budget import RetryBudget
 from tensorpool_async.flow.deadlines import Deadlines
 from tensorpool_async.flow.limiter import Limiter
 from tensorpool_async.protocol.downloads import MOST_REDIRECTS, REDIRECTS, redirected
-from tensorpool_async.protocol.rate_limits import limits_of
+from tensorpool_async.protocol.encodings import ACCEPTED
+from tensorpool_async.protocol.rate_limits import Limits, limits_of
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response, answer_of, error_of, printable
 from tensorpool_async.protocol.retries import (
     UNTRIED,
+    Failure,
     RetryPolicy,
     Tries,
     Verdict,
     backoff,
     classify,
+    is_gone,
     judge,
 )
 from tensorpool_async.protocol.retry_after import clock_offset
@@ -70,8 +72,11 @@ NO_ANSWER = "the engine did not answer in time"
 READ_SIZE = 64 * 1024
 """Bytes that a connection reads at a time."""
 
-CHUNK = 128 * 1024
-"""Bytes that are read at a time while downloading."""
+SLOWEST = 32 * 1024
+"""Bytes per second. An answer that takes longer than `Timeouts.read` must come at least this fast on average."""
+
+SLOWEST_DOWNLOAD = 1024
+"""Bytes per second, for what comes from an object store: no request waits for its slot."""
 
 _LOGIN = re.compile(r"//[^/@\s]*@")
 """A user name and password in an address, such as that of a proxy."""
@@ -145,12 +150,17 @@ class _OnceOnlyResponse(aiohttp.ClientResponse):
     """Tells failures from after a request had left from those before: it is started once the request is written.
 
     aiohttp repeats an idempotent request whose reused connection broke. There is one layer of retries here, and it must
-    know of each attempt: a DELETE that was carried out and is repeated unseen ends as a 404.
+    know of each attempt: a DELETE that was carried out and is repeated unseen ends as a 404. The time of an answer begins
+    here as well, where there is a connection: what making that took is bounded by `Timeouts.connect`.
     """
+
+    deadlines: ClassVar[Deadlines | None] = None
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         lost: Exception
         _read_less_at_a_time(connection)
+        if self.deadlines is not None:
+            self.deadlines.begin()
         try:
             return await super().start(connection)
         except Exception as error:  # noqa: BLE001 - whatever it is, the engine may have the request
@@ -196,6 +206,7 @@ class RequestOptions(ConnectionOptions, total=False):
     timeout: aiohttp.ClientTimeout
     allow_redirects: bool
     raise_for_status: bool
+    auto_decompress: bool
     middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
 
 
@@ -203,10 +214,15 @@ class Download:
     """A download that has begun."""
 
     def __init__(
-        self, answer: aiohttp.ClientResponse, failure: Callable[[Exception], ConnectionFailed]
+        self,
+        answer: aiohttp.ClientResponse,
+        failure: Callable[[Exception], ConnectionFailed],
+        seconds: float,
     ) -> None:
+        """Read it, giving its first bytes `seconds`."""
         self._answer = answer
         self._failure = failure
+        self._seconds_left = seconds
         self.status: int = answer.status
         self.headers: Mapping[str, str] = answer.headers
 
@@ -214,19 +230,23 @@ class Download:
         """Iterate over what comes, as it is stored: nothing is decompressed.
 
         Raises:
-            ConnectionFailed: The connection was lost on the way.
+            ConnectionFailed: The connection was lost on the way, or it comes too slowly. What the caller does in between
+                is not counted.
         """
-        content = self._answer.content
+        clock = asyncio.get_running_loop().time
         while True:
             chunk: bytes | ConnectionFailed
+            began = clock()
             try:
-                chunk = await content.read(CHUNK)
+                async with asyncio.timeout(self._seconds_left):
+                    chunk = await self._answer.content.readany()
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 chunk = self._failure(error)
             if isinstance(chunk, ConnectionFailed):
                 raise chunk
             if not chunk:
                 return
+            self._seconds_left += len(chunk) / SLOWEST_DOWNLOAD - (clock() - began)
             yield chunk
 
 
@@ -246,6 +266,7 @@ class Transport:
         proxy: Proxy | None,
         trust_env: bool,
         events: Dispatcher | None = None,
+        max_response_bytes: int = LARGEST,
     ) -> None:
         self.base_url = base_url
         self.key: Secret = key
@@ -255,12 +276,19 @@ class Transport:
         self.random: random.Random = random.Random()  # noqa: S311 - it spreads requests over time, and keeps no secret
         self._retry = retry
         self._budget = RetryBudget()
+        self.timeouts: Timeouts = timeouts
+        self._largest = max_response_bytes
+        # `connect` bounds all that it takes to have a connection, and costs nothing where there is one already. One
+        # deadline for a whole answer costs less than a timer for each of its pieces. In a session of the caller's, it
+        # cannot be told where an answer's time begins, so there it is for both.
+        own = session is None
         self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=timeouts.connect, sock_read=timeouts.read
+            total=None,
+            connect=timeouts.connect,
+            sock_connect=timeouts.connect,
+            sock_read=None if own else timeouts.read,
         )
-        # An answer to a poll is small. One deadline for all of it costs less than a timer for each of its pieces; in a
-        # session of the caller's, which may have fewer connections than there are slots, it would count the wait for one.
-        self._deadlines = Deadlines(timeouts.connect + timeouts.read if session is None else inf)
+        self._deadlines = Deadlines(timeouts.read if own else timeouts.connect + timeouts.read)
         self._ssl = ssl
         self._proxy = proxy
         self._trust_env = trust_env
@@ -269,7 +297,7 @@ class Transport:
         self._keyless_session: aiohttp.ClientSession | None = None
         self._url = URL(base_url)
         self._path = self._url.raw_path.rstrip("/")
-        self._options: tuple[RequestOptions, RequestOptions] | None = None
+        self._options: RequestOptions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._last: Response | None = None
@@ -358,7 +386,7 @@ class Transport:
             else:
                 self._budget.succeeded()
                 return result
-            if request.when_gone is not None and tries.uncertain and isinstance(error, NotFound):
+            if request.when_gone is not None and is_gone(error, tries):
                 return request.when_gone()
             tries = await self._after(error, request, tries)
 
@@ -378,7 +406,7 @@ class Transport:
         session = self._session
         if session is None or asyncio.get_running_loop() is not self._loop:
             session = self._open()
-        options = (self._options or await self._make_options())[request.lane is Lane.POLL]
+        options = self._options or await self._make_options()
         granted_at = await self.limiter.acquire(request.lane)
         told: Attempt | None = None
         try:
@@ -397,12 +425,12 @@ class Transport:
             if told is not None:
                 told.failed(error)
             raise
-        pause, limits = self._pause_of(response), limits_of(response.headers, response.received_at)
+        pause, limits = self._pause_of(response), self._limits_of(response)
         self.limiter.release(granted_at, retry_after=pause, ok=response.ok, limits=limits)
         if told is not None:
             told.answered(response)
         if pause is not None or limits is not None:
-            self.teller.paused(pause, limits)
+            self.teller.paused(pause, limits, asked=response.retry_after)
         return response
 
     @asynccontextmanager
@@ -423,7 +451,8 @@ class Transport:
             async with await self._ask_for(address, headers) as answer:
                 if answer.status not in REDIRECTS:
                     await self._check_download(answer, address, headers)
-                    yield Download(answer, partial(self._download_failure, left=True))
+                    failure = partial(self._download_failure, left=True)
+                    yield Download(answer, failure, self.timeouts.read)
                     return
                 address = redirected(address, answer.headers.get("Location"))
         raise ConnectionFailed(
@@ -435,12 +464,8 @@ class Transport:
     ) -> None:
         if answer.status in {200, 206} or (answer.status == 416 and headers):
             return
-        body = b""
-        if "Content-Encoding" not in answer.headers:
-            with suppress(aiohttp.ClientError, OSError, ValueError):  # the status says enough
-                body = await answer.content.read(CHUNK)
         path = address.partition("?")[0]  # what follows is the signature: a secret
-        raise error_of(self.received(answer, body), method="GET", path=path)
+        raise error_of(await self._refusal_of(answer), method="GET", path=path)
 
     def _download_failure(self, error: Exception, *, left: bool = False) -> ConnectionFailed:
         """As `failure`, for an address that is a secret: what aiohttp says of it may hold all of it."""
@@ -455,27 +480,32 @@ class Transport:
         options, needed = await self.connection_options(address)
         lost: ConnectionFailed
         try:
-            return await session.get(
-                URL(address, encoded=True),
-                headers=CIMultiDict({**needed, "Accept-Encoding": "identity", **headers}),
-                timeout=self._timeout,
-                allow_redirects=False,
-                auto_decompress=False,
-                middlewares=(),
-                **options,
-            )
+            async with asyncio.timeout(self.timeouts.connect + self.timeouts.read):
+                return await session.get(
+                    URL(address, encoded=True),
+                    headers=CIMultiDict({**needed, "Accept-Encoding": "identity", **headers}),
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    auto_decompress=False,
+                    middlewares=(),
+                    **options,
+                )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             lost = self._download_failure(error)
         raise lost
 
     def received(
-        self, answer: aiohttp.ClientResponse | aiohttp.WSServerHandshakeError, body: bytes
+        self,
+        answer: aiohttp.ClientResponse | aiohttp.WSServerHandshakeError,
+        body: bytes,
+        *,
+        problem: str | None = None,
+        too_large: bool = False,
     ) -> Response:
         """Take in what came, without the key: an engine may quote it, also in the sentence of a FAILED."""
         key, headers = self.key, answer.headers
-        return Response(
-            answer.status, {} if headers is None else key.mask_headers(headers), key.mask(body), time.time()
-        )
+        shown = {} if headers is None else key.mask_headers(headers)
+        return Response(answer.status, shown, key.mask(body), time.time(), problem, too_large)
 
     def failure(self, error: Exception, *, left: bool = False) -> ConnectionFailed:
         """Say what a failure of the connection means, without holding on to it."""
@@ -503,6 +533,8 @@ class Transport:
             error.sent = True  # if not by this attempt, then by one before
         verdict = judge(error, "GET" if request.safe else request.method, tries, self._retry)
         failure = classify(error)
+        if request.trip is not None and failure in {Failure.NO_ANSWER, Failure.TOO_LARGE}:
+            request.trip.lost = True
         if verdict is Verdict.RAISE or (
             verdict is Verdict.RECONCILE and isinstance(error, AmbiguousOutcomeError)
         ):
@@ -523,15 +555,13 @@ class Transport:
         self.counters.retries += 1
         return tries
 
-    async def _exchange(
+    async def _exchange(  # noqa: C901 - in one frame: this is what tens of thousands of polls cost
         self, session: aiohttp.ClientSession, request: Request[Any], options: RequestOptions
     ) -> Response:
         counters = self.counters
         counters.requests += 1
-        polling: asyncio.Task[Any] | None = None
         if request.lane is Lane.POLL:
             counters.polls += 1
-            polling = self._deadlines.begin()
         data = None if request.json is None else json.dumps(request.json).encode()
         leaving: _Leaving | None = None
         if self._foreign_session is not None:
@@ -539,6 +569,8 @@ class Transport:
             leaving = _Leaving(direct="proxy" not in options and self._asks_environment())
             options = {**options, "middlewares": (leaving,)}
         answer: aiohttp.ClientResponse | None = None
+        # In a session of one's own, the time begins with the answer; see `_OnceOnlyResponse`.
+        task = asyncio.current_task() if self._foreign_session is None else self._deadlines.begin()
         lost: ConnectionFailed
         try:
             answer = await session.request(
@@ -549,26 +581,64 @@ class Transport:
                 **options,
             )
             content = answer.content
-            if content.is_eof() and request.json is None:  # as most answers that come in one piece
-                body = content.read_nowait()
+            if (
+                content.is_eof() and "Content-Encoding" not in answer.headers
+            ):  # as most that come in one piece
+                body, problem, too_large = content.read_nowait(), None, False
+                if len(body) > self._largest:
+                    body, problem, too_large = b"", too_large_for(self._largest), True
             else:
-                body = await answer.read()  # which gives the connection back, or closes it where it fails
+                body, problem, too_large = await self._read(answer, request.lane, task)
         except asyncio.CancelledError as error:
             answer = None
-            if not self._deadlines.expired(polling):
+            if not self._deadlines.expired(task):
+                if request.trip is not None and self._deadlines.counts(task):
+                    request.trip.lost = True
                 raise error.with_traceback(None)  # noqa: B904 - the same error, without aiohttp's frames: they hold the key
             lost = RequestTimeout(NO_ANSWER)
         except Exception as error:  # noqa: BLE001 - a session of the caller's may raise anything; it is told what it means
             lost = self.failure(error, left=answer is not None or (leaving is not None and leaving.left))
         else:
-            self._last = response = self.received(answer, body)
+            self._last = response = self.received(answer, body, problem=problem, too_large=too_large)
             return response
         finally:
-            if polling is not None:
-                self._deadlines.end(polling)
+            if task is not None:
+                self._deadlines.end(task)
         # Raised here, outside of the handler: aiohttp's errors hold the request's headers, and with them the key.
         del answer  # a caller's own class of answers may show what the engine quotes
         raise lost
+
+    async def _read(
+        self, answer: aiohttp.ClientResponse, lane: Lane, task: asyncio.Task[Any] | None
+    ) -> tuple[bytes, str | None, bool]:
+        """Read what has not come in one piece; of a refusal whose body breaks off, what there is."""
+        limit = LARGEST_ERROR if not answer.ok else self._largest if lane is Lane.READ else LARGEST_SMALL
+        reader = BodyReader(answer.headers, min(limit, self._largest))
+        try:
+            whole = await reader.read(answer.content, partial(self._comes, task))
+        except BaseException as error:
+            answer.close()
+            late = self._deadlines.expired(task)
+            if answer.ok or not (late or isinstance(error, aiohttp.ClientError | OSError)):
+                if late:
+                    raise TimeoutError from None
+                raise
+        else:
+            if not whole:
+                answer.close()
+        return reader.body(ok=answer.ok)
+
+    def _comes(self, task: asyncio.Task[Any] | None, size: int) -> None:
+        if task is not None:
+            self._deadlines.extend(task, size / SLOWEST)
+
+    async def _refusal_of(self, answer: aiohttp.ClientResponse) -> Response:
+        reader = BodyReader(answer.headers, LARGEST_ERROR)
+        with suppress(aiohttp.ClientError, OSError, ValueError):  # whatever there is of it will do
+            async with asyncio.timeout(self.timeouts.read):
+                await reader.read(answer.content, partial(self._comes, None))
+        answer.close()
+        return self.received(answer, reader.body(ok=False)[0])
 
     def _pause_of(self, response: Response) -> float | None:
         """Return how long everybody is to wait, None where nobody is."""
@@ -576,8 +646,12 @@ class Transport:
             return None
         self.counters.rate_limited += 1
         if response.retry_after is not None:
-            return response.retry_after
+            return min(response.retry_after, self._retry.longest_pause)
         return backoff(self._retry, 1, self.random.random())
+
+    def _limits_of(self, response: Response) -> Limits | None:
+        limits = limits_of(response.headers, response.received_at)
+        return None if limits is None else attrs.evolve(limits, longest_wait=self._retry.longest_pause)
 
     def check_loop(self) -> None:
         """Bind the client to the running loop, or see that it is the right one.
@@ -606,12 +680,12 @@ class Transport:
             self._session = foreign or self._make_session()
         return self._session
 
-    async def _make_options(self) -> tuple[RequestOptions, RequestOptions]:
-        """Make what each request is sent with, and each poll."""
+    async def _make_options(self) -> RequestOptions:
+        """Make what each request is sent with."""
         connection, needed = await self.connection_options(self.base_url)
         headers = self._headers()
         headers.update(needed)
-        options = cast("RequestOptions", {**connection, "allow_redirects": False, "timeout": self._timeout})
+        options = cast("RequestOptions", {**connection, "allow_redirects": False})
         if self._session is not None and not (self._foreign_session or "proxy" in connection):
             self._session.headers.update(headers)
         else:
@@ -619,17 +693,17 @@ class Transport:
             options["headers"] = headers
         if self._foreign_session is not None:
             options["raise_for_status"] = False
-        polling = options.copy()
-        if self._deadlines.seconds < inf:
-            del polling["timeout"]  # that of the session has none for its answers
-        self._options = options, polling
-        return self._options
+            options["timeout"] = self._timeout
+            options["auto_decompress"] = False
+        self._options = options
+        return options
 
     def _headers(self) -> CIMultiDict[str]:
         return CIMultiDict(
             {
                 "Authorization": MaskedHeader(f"Bearer {self.key.reveal()}"),
                 "Accept": "application/json",
+                "Accept-Encoding": ACCEPTED,
                 "Content-Type": "application/json",
                 "User-Agent": f"tensorpool-async/{VERSION}",
             }
@@ -641,11 +715,16 @@ class Transport:
             # The limiter's slots bound the connections; a pool that is smaller would queue behind its back.
             connector=_Connector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=None, sock_connect=self._timeout.sock_connect, sock_read=None
-            ),
-            response_class=_OnceOnlyResponse,
+            timeout=self._timeout,
+            response_class=self._response_class(),
+            auto_decompress=False,
         )
+
+    def _response_class(self) -> type[_OnceOnlyResponse]:
+        class Answer(_OnceOnlyResponse):
+            deadlines = self._deadlines
+
+        return Answer
 
     def _open_keyless(self, session: aiohttp.ClientSession) -> aiohttp.ClientSession:
         """Return a session with the same connections that neither sends the key nor follows redirects by itself."""
@@ -656,6 +735,7 @@ class Transport:
                 connector_owner=False,
                 cookie_jar=aiohttp.DummyCookieJar() if foreign is None else foreign.cookie_jar,
                 proxy=None if foreign is None else _proxy_of(foreign),
+                timeout=self._timeout,
                 response_class=_OnceOnlyResponse,
                 middlewares=(_refuse_redirects,),
             )

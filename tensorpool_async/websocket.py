@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import aiohttp
@@ -19,11 +19,11 @@ from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Response, error_of, printable
 from tensorpool_async.protocol.streams import close_error
 from tensorpool_async.secrets import MaskedHeader, Secret
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport import SLOWEST, Transport
 
 
 HEARTBEAT = 10.0
-"""Seconds between pings; half of it without an answer counts as a lost connection."""
+"""Seconds between pings at most; half of it without an answer counts as a lost connection."""
 
 WS_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=2.0)  # pyright: ignore[reportCallIssue] - declared as attr.ib, without types
 """Two seconds for the other side's answer to a close; none for the next message, since a job may be silent for hours."""
@@ -31,15 +31,25 @@ WS_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=2.0)  # pyright: ignore[reportCall
 LARGEST_MESSAGE = 16 * 1024 * 1024
 """Bytes."""
 
+LONGEST_CLOSE = 3.0
+"""Seconds that closing takes at most, also where the other side reads nothing."""
+
 ABNORMAL = 1006
 
 
 class Stream:
-    """An open WebSocket that has told its key."""
+    """An open WebSocket that has told its key.
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, key: Secret) -> None:
+    Attributes:
+        received: Bytes of all messages so far.
+    """
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, key: Secret, seconds: float) -> None:
+        """Have each message sent within `seconds`, and somewhat more if it is long."""
+        self.received: int = 0
         self._socket = socket
         self._key = key
+        self._seconds = seconds
 
     async def send(self, message: dict[str, Any]) -> None:
         """Send a message.
@@ -48,9 +58,11 @@ class Stream:
             StreamError: The connection is lost.
         """
         lost = False
+        text = MaskedHeader(json.dumps(message))
         try:
-            await self._socket.send_str(json.dumps(message))
-        except (ConnectionError, aiohttp.ClientError):
+            async with asyncio.timeout(self._seconds + len(text) / SLOWEST):
+                await self._socket.send_str(text)
+        except (OSError, aiohttp.ClientError):
             lost = True
         except asyncio.CancelledError as error:
             raise error.with_traceback(None)  # noqa: B904 - the same error, without the frames that hold what is sent
@@ -74,6 +86,8 @@ class Stream:
     async def _next(self) -> tuple[aiohttp.WSMsgType, str]:
         """Return what the next message is, and its text without the key. No frame that raises holds it as it came."""
         message = await self._socket.receive()
+        if message.type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
+            self.received += len(message.data)
         if message.type is aiohttp.WSMsgType.TEXT:
             return message.type, self._key.mask_text(message.data)
         if message.type is aiohttp.WSMsgType.BINARY:
@@ -85,7 +99,7 @@ class Stream:
 def _object_of(data: str) -> dict[str, Any]:
     try:
         message = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StreamError("the engine sent a message that is no JSON") from None
     if not isinstance(message, dict):
         raise StreamError("the engine sent a message that is no JSON object")
@@ -98,6 +112,11 @@ class Sockets:
     def __init__(self, transport: Transport, key: Secret) -> None:
         self._transport = transport
         self._key = key
+        timeouts = transport.timeouts
+        self._seconds = timeouts.connect + timeouts.read
+        self._heartbeat = min(
+            HEARTBEAT, self._seconds / 1.5
+        )  # a connection that is lost is known after 1.5 of it
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncGenerator[Stream]:
@@ -113,11 +132,13 @@ class Sockets:
         """
         socket = await self._connect(path)
         try:
-            stream = Stream(socket, self._key)
+            stream = Stream(socket, self._key, self._seconds)
             await stream.send({"TENSORPOOL_KEY": MaskedHeader(self._key.reveal())})
             yield stream
         finally:
-            await socket.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_CLOSE):
+                    await socket.close()
 
     async def _connect(self, path: str) -> aiohttp.ClientWebSocketResponse:
         opened: list[aiohttp.ClientWebSocketResponse] = []
@@ -136,14 +157,15 @@ class Sockets:
         options, headers = await transport.connection_options(transport.base_url)
         refused: TensorPoolError
         try:
-            return await session.ws_connect(
-                transport.socket_url(request.path),
-                heartbeat=HEARTBEAT,
-                max_msg_size=LARGEST_MESSAGE,
-                timeout=WS_TIMEOUT,
-                headers={**transport.callers_headers, **headers},
-                **options,
-            )
+            async with asyncio.timeout(self._seconds):
+                return await session.ws_connect(
+                    transport.socket_url(request.path),
+                    heartbeat=self._heartbeat,
+                    max_msg_size=LARGEST_MESSAGE,
+                    timeout=WS_TIMEOUT,
+                    headers={**transport.callers_headers, **headers},
+                    **options,
+                )
         except aiohttp.WSServerHandshakeError as error:
             refused = error_of(transport.received(error, b""), method=request.method, path=request.path)
         except Exception as error:  # noqa: BLE001 - a session of the caller's may raise anything; it is told what it means

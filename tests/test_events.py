@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 from aiohttp import web
 
-from tensorpool_async import OperationFailed, PollPolicy, RetryPolicy, TensorPool
+from tensorpool_async import OperationFailed, PollPolicy, RateLimited, RetryPolicy, TensorPool
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import (
     LONGEST_QUEUE,
@@ -314,14 +314,19 @@ async def test_a_burst_that_is_refused_together_is_one_pause(
     assert len(of(RequestsPaused, events)) == 1
 
 
-async def test_a_quota_that_is_used_up_is_told_apart(scripted: ScriptedEngine) -> None:
+async def test_a_quota_that_is_used_up_is_told_apart(
+    scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     events: list[Event] = []
     scripted.answer("GET /cluster/list", "", status=429, headers={"Retry-After": "600"})
     async with TensorPool("scripted-key", base_url=scripted.url, on_event=events.append) as tp:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(tp.clusters.list(), 0.3)
+        with pytest.raises(RateLimited) as caught:
+            await tp.clusters.list()
+    assert caught.value.retry_after == 600
     (paused,) = of(RequestsPaused, events)
-    assert (paused.seconds, paused.reason) == (600, "quota")
+    assert (paused.seconds, paused.reason, paused.asked) == (120, "quota", 600)
+    (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.getMessage() == "all requests pause for 120.0 s (quota); the engine asks for 600 s"
 
 
 async def test_a_caller_that_is_cancelled_ends_its_request(scripted: ScriptedEngine) -> None:

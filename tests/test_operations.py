@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import pickle
 import time
 import traceback
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -209,11 +211,71 @@ async def test_a_timeout_ends_the_wait_and_not_the_operation(tp: TensorPool, emu
     assert len(emulator.record.living) == 1
 
 
-async def test_a_submission_result_passes_its_timeout_on(tp: TensorPool) -> None:
-    with pytest.raises(OperationTimeout) as caught:
-        await tp.clusters.create("8xH100").result(timeout=0.001)
-    assert caught.value.operation is not None
-    assert (await caught.value.operation).status is ClusterStatus.RUNNING
+async def test_a_timeout_after_the_202_leaves_the_operation_alive() -> None:
+    async with (
+        Emulator(provision_seconds=2.0, retry_after=0.1) as emulator,
+        TensorPool(emulator.key, base_url=emulator.url) as tp,
+    ):
+        with pytest.raises(OperationTimeout) as caught:
+            await tp.clusters.create("8xH100").result(timeout=1.0)
+        assert caught.value.operation is not None
+        assert (await caught.value.operation).status is ClusterStatus.RUNNING
+
+
+async def test_a_timeout_before_anything_was_sent_says_so(tp: TensorPool, emulator: Emulator) -> None:
+    with pytest.raises(OperationTimeout, match="nothing was sent that the engine carries out") as caught:
+        await tp.clusters.create("8xH100", name="unsent").result(timeout=0)
+    assert caught.value.operation is None
+    assert emulator.record.clusters_made == []
+    assert tp.statistics().limiter.in_flight == 0
+
+
+async def test_a_timeout_counts_the_wait_for_a_slot(tp: TensorPool, emulator: Emulator) -> None:
+    async with AsyncExitStack() as slots:
+        for _ in range(tp.limiter.max_in_flight):
+            await slots.enter_async_context(tp.limiter.slot())
+        with pytest.raises(OperationTimeout, match="nothing was sent"):
+            await tp.clusters.create("8xH100").result(timeout=0.05)
+    assert emulator.record.requests == 0
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+async def test_a_create_that_nobody_waits_for_is_named_once(
+    how: str, scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrived, hang = asyncio.Event(), asyncio.Event()
+
+    async def stall(_: web.Request) -> web.StreamResponse:
+        arrived.set()
+        await hang.wait()
+        return web.Response()
+
+    scripted.handle("POST /cluster/create", stall)
+    async with TensorPool("scripted-key", base_url=scripted.url) as tp:
+        creating = tp.clusters.create("8xH100", name="mine")
+        if how == "timeout":
+            with pytest.raises(OperationTimeout, match=r"was sent.* look for 'mine'"):
+                await creating.result(timeout=0.3)
+        else:
+            task = asyncio.ensure_future(creating.result())
+            await arrived.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        hang.set()
+        assert tp.statistics().limiter.in_flight == 0
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "'mine'" in warning.getMessage()
+
+
+async def test_a_create_that_was_refused_before_it_was_cancelled_warns_of_nothing(
+    scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted.answer("POST /cluster/create", {}, status=429, headers={"Retry-After": "3"})
+    async with TensorPool("scripted-key", base_url=scripted.url) as tp:
+        with pytest.raises(OperationTimeout, match="nothing was sent that the engine carries out"):
+            await tp.clusters.create("8xH100", name="mine").result(timeout=0.3)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_exception_before_the_end_is_an_invalid_state(tp: TensorPool) -> None:

@@ -132,7 +132,7 @@ class Rollback:
             if record.protected:
                 await self._unprotect(record, resource_id)
             if record.is_volume:
-                await self._tp.storage.destroy(resource_id).result()
+                await (await self._tp.storage.destroy(resource_id)).settled()
             else:
                 await self._tp.clusters.lifecycle.destroy(Cluster(resource_id))
 
@@ -141,7 +141,7 @@ class Rollback:
         if operation is None or (operation.done() and not _has_ended(operation)):
             operation = await self._operation_of(record, resource_id)
             record.made[resource_id] = operation
-        await operation
+        await operation.settled()
 
     async def _operation_of(self, record: Record, resource_id: str) -> Operation[Any]:
         if record.is_volume:
@@ -151,9 +151,9 @@ class Rollback:
 
     async def _unprotect(self, record: Record, resource_id: str) -> None:
         if record.is_volume:
-            await self._tp.storage.edit(resource_id, deletion_protection=False).result()
+            await (await self._tp.storage.edit(resource_id, deletion_protection=False)).settled()
         else:
-            await self._tp.clusters.edit(resource_id, deletion_protection=False).result()
+            await (await self._tp.clusters.edit(resource_id, deletion_protection=False)).settled()
 
     async def _free(self, volume_id: str) -> None:
         """Wait until the clusters are gone that a volume was attached to; detach it from those that stay."""
@@ -168,7 +168,7 @@ class Rollback:
         for cluster_id in attached:
             # Where somebody else has attached it, the engine refuses to destroy it, and that is told.
             if cluster_id in self._ledger.attached[volume_id]:
-                await self._tp.storage.detach(volume_id, cluster_id).result()
+                await (await self._tp.storage.detach(volume_id, cluster_id)).settled()
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]], *, patient: bool) -> T:
         """Try until it succeeds, or cannot; the time of the whole is what ends it where the engine is out of reach."""

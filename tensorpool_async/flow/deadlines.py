@@ -11,20 +11,21 @@ class Deadlines:
     """Ends what takes longer than it may, by cancelling its task, as `asyncio.timeout` does.
 
     All have the same time, so the one that began first is due first, and one timer does for all. A timer for each costs
-    more than all else that is done here for a request.
+    more than all else that is done here for a request. The few that make progress are given more time.
     """
 
-    __slots__ = ("_began", "_overdue", "_timer", "seconds")
+    __slots__ = ("_began", "_more", "_overdue", "_timer", "seconds")
 
     def __init__(self, seconds: float) -> None:
         """Give each `seconds`; `inf` never ends any."""
         self.seconds: float = seconds
         self._began: dict[asyncio.Task[Any], tuple[float, int]] = {}
+        self._more: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> asyncio.Task[Any] | None:
-        """Count the time of what the current task begins; return what `end` and `expired` take."""
+        """Count the time of what the current task begins; return what `extend`, `end` and `expired` take."""
         task = asyncio.current_task()
         if task is None or self.seconds == inf:
             return None
@@ -35,15 +36,28 @@ class Deadlines:
             self._timer = loop.call_at(now + self.seconds, self._expire, loop)
         return task
 
+    def counts(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether the time of one of them has begun, and not ended."""
+        return task in self._began
+
+    def extend(self, task: asyncio.Task[Any], seconds: float) -> None:
+        """Give one of them so much more time."""
+        if task in self._began:
+            self._more[task] = self._more.get(task, 0.0) + seconds
+
     def end(self, task: asyncio.Task[Any]) -> None:
         """Count no longer."""
         self._began.pop(task, None)
-        self._overdue.discard(task)
+        if self._more:
+            self._more.pop(task, None)
+        if self._overdue:
+            self._overdue.discard(task)
 
     def expired(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a cancellation that was met comes from here, and from nowhere else."""
         if task is None or task not in self._overdue:
             return False
+        self._overdue.discard(task)
         return task.uncancel() <= self._began[task][1]
 
     def close(self) -> None:
@@ -55,10 +69,15 @@ class Deadlines:
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         latest = loop.time() - self.seconds
-        for task, (began, _) in self._began.items():
+        next_at = inf
+        for task, (begun, _) in self._began.items():
+            began = begun + self._more.get(task, 0.0)
             if began > latest:
-                self._timer = loop.call_at(began + self.seconds, self._expire, loop)
-                return
-            if task not in self._overdue:
+                next_at = min(next_at, began + self.seconds)
+                if task not in self._more:
+                    break  # those behind it began later still
+            elif task not in self._overdue:
                 self._overdue.add(task)
                 task.cancel()
+        if next_at < inf:
+            self._timer = loop.call_at(next_at, self._expire, loop)

@@ -241,9 +241,9 @@ class AdaptiveRate:
         self._left = inf
         if limits.remaining is not None and limits.reset is not None and not waits:
             if limits.exhausted:
-                self._pause(now + limits.reset, quota=limits.is_quota)
+                self._pause(now + limits.pause, quota=limits.is_quota)
             else:
-                self._left, self._left_until = max(0.0, limits.remaining - in_flight), now + limits.reset
+                self._left, self._left_until = max(0.0, limits.remaining - in_flight), now + limits.pause
         self._update_ready_at()
 
     def nothing_under_way(self) -> None:

@@ -52,6 +52,9 @@ SHORTEST_404_DELAY = 0.05
 """Seconds between two of these polls, once there were enough of them, also where the engine asks for none: else their
 time would never pass."""
 
+LONGEST_PAUSE = 120.0
+"""Seconds for which a refusal can put a poll off, unless something else is given."""
+
 LASTING_NONSENSE = 20
 """How many answers in a row are whole and cannot be read until that is believed to last."""
 
@@ -113,6 +116,7 @@ class OperationMachine:
     __slots__ = (
         "_failures",
         "_index",
+        "_longest_pause",
         "_missing",
         "_missing_for",
         "_policy",
@@ -130,7 +134,14 @@ class OperationMachine:
         "result",
     )
 
-    def __init__(self, ticket: Ticket, policy: PollPolicy) -> None:
+    def __init__(self, ticket: Ticket, policy: PollPolicy, *, longest_pause: float = LONGEST_PAUSE) -> None:
+        """Begin where a ticket says.
+
+        Args:
+            ticket: What to follow.
+            policy: How often it is polled.
+            longest_pause: Seconds for which a refusal can put a poll off: `RetryPolicy.longest_pause`.
+        """
         self.kind: OperationKind | None = ticket.kind
         self.resource_id: str | None = ticket.resource_id
         self.request_ids: tuple[str, ...] = ticket.request_ids
@@ -141,6 +152,7 @@ class OperationMachine:
         self.error: TensorPoolError | None = None
         self.polls: int = 0
         self._policy = policy
+        self._longest_pause = longest_pause
         self._index = 0
         self._failures = 0
         self._missing = 0
@@ -234,6 +246,7 @@ class OperationMachine:
         retry_after: float | None = None,
     ) -> float:
         """Take a poll that brought no answer; return the seconds until the next one."""
+        retry_after = self._believed(retry_after)
         self._failures += 1
         return delay_after(self._policy, retry_after, failures=self._failures, share=share)
 
@@ -301,7 +314,8 @@ class OperationMachine:
         self._missing_for = self._missing_for if self._missing else 0.0
         self._missing += 1
         if self._missing < LASTING_404 or self._missing_for < LASTING_404_SECONDS:
-            delay = delay_after(self._policy, response.retry_after, failures=0, share=share)
+            pause = self._believed(response.retry_after)
+            delay = delay_after(self._policy, pause, failures=0, share=share)
             if self._missing >= LASTING_404:
                 delay = max(delay, SHORTEST_404_DELAY)
             self._missing_for += delay
@@ -321,6 +335,10 @@ class OperationMachine:
         self._request = self._seen = None
         # Something else is asked now, about which the engine has named no pace.
         return None if self.phase is Phase.DONE else 0.0
+
+    def _believed(self, retry_after: float | None) -> float | None:
+        """Return for how long a refusal puts a poll off. It is the engine's word about all requests, and may be a mistake."""
+        return None if retry_after is None else min(retry_after, self._longest_pause)
 
     def _rule(self) -> Kind:
         return KINDS[self.kind or OperationKind("")]

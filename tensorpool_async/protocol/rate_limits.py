@@ -47,12 +47,19 @@ class Limits:
         window: Seconds that a window lasts.
         remaining: Requests that are left until the reset.
         reset: Seconds from the answer until there are more.
+        longest_wait: Seconds that anybody waits because of it, at most.
     """
 
     limit: float | None = None
     window: float | None = None
     remaining: float | None = None
     reset: float | None = None
+    longest_wait: float = LONGEST
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait for the reset, as far as that is believed."""
+        return min(self.reset or 0.0, self.longest_wait)
 
     @property
     def exhausted(self) -> bool:
@@ -71,12 +78,14 @@ class Limits:
         A rate is kept from one second to the next. The first half of a quota may be used as fast as anybody likes;
         the other half is spread over the time until the reset, so that a destroy never waits for that.
         """
-        average = self.limit / self.window if self.limit and self.window else None
+        slowest = 1.0 / self.longest_wait if self.longest_wait else 0.0
+        average = max(slowest, self.limit / self.window) if self.limit and self.window else None
         if not self.is_quota or self.remaining is None or not self.reset:
             return average
         if self.limit is None or self.remaining >= self.limit / 2:
             return None
-        return max(self.remaining / self.reset, average or 0.0) or None
+        rate = max(self.remaining / self.reset, average or 0.0)
+        return max(rate, slowest) if rate else None
 
 
 def limits_of(headers: Mapping[str, str], received_at: float) -> Limits | None:

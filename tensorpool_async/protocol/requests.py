@@ -79,11 +79,12 @@ class Request(Generic[T]):
         json: The body, before it is encoded; None sends no body.
         lane: Where it queues.
         safe: Whether it changes nothing although its method is POST, and so can be repeated like a GET.
-        any_body: Whether its answer may be something other than JSON, which then counts as an empty one.
+        any_body: Whether its answer may be something other than JSON, which then counts as an empty one. JSON that was
+            cut off was still lost.
         kind: The kind of operation that it begins, where it begins one.
         name: The name of the resource that it makes, where it makes one.
-        when_gone: Makes what stands in for the answer of a repeated DELETE that finds nothing; without it that is
-            `NotFound`.
+        when_gone: Makes what stands in for the answer of a DELETE that meets 410, or is repeated and meets 404; without
+            it that is `NotFound`.
         leaving: Called at each attempt, once it holds a slot and right before it goes on the wire: what is kept of a
             request before it is sent is kept here, and not while it queues. If it raises, nothing is sent.
         trip: What takes down what it goes through. `Submitter.submit` gives each change one: when it was last sent

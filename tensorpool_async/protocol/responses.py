@@ -40,12 +40,16 @@ class Response:
         headers: The headers; looked up as `Retry-After`, so a mapping that ignores case is best.
         body: The bytes of the body.
         received_at: When it was received, in seconds since the epoch, for what headers say about times of day.
+        problem: Why the body is not all that was sent; None where it is.
+        too_large: Whether the reason is its size.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     received_at: float = 0.0
+    problem: str | None = None
+    too_large: bool = False
 
     @property
     def ok(self) -> bool:
@@ -96,15 +100,22 @@ def answer_of(response: Response, *, method: str, path: str, any_body: bool = Fa
     if not 200 <= response.status < 300:
         raise error_of(response, method=method, path=path)
     try:
-        body = _decode(response.body, path)
+        body = _decode(response, path)
     except DecodeError:
-        if not any_body:
+        if not any_body or _begins_as_json(response.body):
             raise
         body = None
     return Answer(response.status, body, response.retry_after)
 
 
-def _decode(body: bytes, path: str) -> Any:
+def _begins_as_json(body: bytes) -> bool:
+    return body.lstrip()[:1] in {b"{", b"["}
+
+
+def _decode(response: Response, path: str) -> Any:
+    if response.problem is not None:
+        raise DecodeError(response.problem, path=path, too_large=response.too_large)
+    body = response.body
     if not body or body.isspace():
         return None
     try:

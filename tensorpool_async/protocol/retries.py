@@ -4,10 +4,12 @@
 |---|---|---|
 | before anything was sent | again | again |
 | sent, no answer; 408, 500, 502, 503, 504, 52x; a 2xx that cannot be read | again | reconcile |
+| a 2xx that is larger than what is read | raise | reconcile |
 | 429; 503 with Retry-After | again, after the pause | again, after the pause |
+| the same, with a pause that is longer than the policy allows | raise | raise |
 | any other refusal; a TLS certificate | raise | raise |
 
-A repeated DELETE that finds nothing has succeeded. A repeated DELETE or PUT that meets a conflict is reconciled, for
+A DELETE that meets 410 has succeeded, and so has a repeated one that meets 404. A repeated DELETE or PUT that meets a conflict is reconciled, for
 the conflict may be its own first attempt.
 """
 
@@ -21,6 +23,7 @@ from tensorpool_async.errors import (
     ConflictError,
     ConnectionFailed,
     DecodeError,
+    NotFound,
     RateLimited,
     StatusError,
     TensorPoolError,
@@ -38,6 +41,7 @@ class Failure(Enum):
 
     NOT_SENT = "before anything was sent"
     NO_ANSWER = "sent, no answer"
+    TOO_LARGE = "sent, and the answer was too large"
     RATE_LIMITED = "asked to wait"
     REFUSED = "refused"
 
@@ -56,6 +60,8 @@ VERDICTS: dict[tuple[Failure, bool], Verdict] = {
     (Failure.NOT_SENT, False): Verdict.AGAIN,
     (Failure.NO_ANSWER, True): Verdict.AGAIN,
     (Failure.NO_ANSWER, False): Verdict.RECONCILE,
+    (Failure.TOO_LARGE, True): Verdict.RAISE,
+    (Failure.TOO_LARGE, False): Verdict.RECONCILE,
     (Failure.RATE_LIMITED, True): Verdict.AFTER_PAUSE,
     (Failure.RATE_LIMITED, False): Verdict.AFTER_PAUSE,
     (Failure.REFUSED, True): Verdict.RAISE,
@@ -74,11 +80,15 @@ class RetryPolicy:
         backoff: Seconds before the second attempt, doubled for each further one, of which a random share between half
             and all is waited.
         longest_backoff: Seconds that one backoff takes at most.
+        longest_pause: Seconds that a request waits at most because the engine asks it to (429, or 503 with Retry-After).
+            A longer pause is raised, as `RateLimited` or `ServerError` with its `.retry_after`, and polls are made again
+            later. All other requests pause for no longer than this either: what follows may be a destroy.
     """
 
     attempts: int = attrs.field(default=5, validator=attrs.validators.ge(1))
     backoff: float = attrs.field(default=0.5, validator=attrs.validators.ge(0))
     longest_backoff: float = attrs.field(default=20.0, validator=attrs.validators.ge(0))
+    longest_pause: float = attrs.field(default=120.0, validator=attrs.validators.ge(0))
 
 
 @attrs.frozen
@@ -115,7 +125,14 @@ def classify(error: TensorPoolError) -> Failure:
         return Failure.NO_ANSWER if error.sent else Failure.NOT_SENT
     if isinstance(error, StatusError):
         return _classify_status(error)
-    return Failure.NO_ANSWER if isinstance(error, DecodeError) else Failure.REFUSED
+    if isinstance(error, DecodeError):
+        return Failure.TOO_LARGE if error.too_large else Failure.NO_ANSWER
+    return Failure.REFUSED
+
+
+def is_gone(error: TensorPoolError, tries: Tries) -> bool:
+    """Whether a DELETE that met this has done its work: 410 says so, and 404 where an earlier attempt may have done it."""
+    return isinstance(error, NotFound) and (tries.uncertain or error.status == 410)
 
 
 def _classify_status(error: StatusError) -> Failure:
@@ -139,9 +156,15 @@ def judge(error: TensorPoolError, method: str, tries: Tries, policy: RetryPolicy
         return Verdict.RECONCILE
     if verdict is Verdict.AGAIN and tries.failed + 1 >= policy.attempts:
         return Verdict.RAISE
-    if verdict is Verdict.AFTER_PAUSE and tries.rate_limited + 1 >= _patience(policy):
+    if verdict is Verdict.AFTER_PAUSE and (
+        tries.rate_limited + 1 >= _patience(policy) or _pause_of(error) > policy.longest_pause
+    ):
         return Verdict.RAISE
     return verdict
+
+
+def _pause_of(error: TensorPoolError) -> float:
+    return (error.retry_after or 0.0) if isinstance(error, StatusError) else 0.0
 
 
 def _patience(policy: RetryPolicy) -> int:

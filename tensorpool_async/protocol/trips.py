@@ -20,6 +20,7 @@ class Trip:
         attempts: How often it was sent.
         rate_limited: How often it was asked to wait.
         asked_to_wait: Whether it waits because the engine asked it to.
+        lost: Whether an attempt was sent whose answer was lost, or not waited for.
         left_at: When it was last sent, in seconds since the epoch; None before that.
     """
 
@@ -29,6 +30,7 @@ class Trip:
     attempts: int = 0
     rate_limited: int = 0
     asked_to_wait: bool = False
+    lost: bool = False
     left_at: float | None = None
 
     @property

@@ -185,7 +185,7 @@ class RedisRateLimiter:
                 self._refused_at = max(granted_at, self._refused_at or granted_at)
             self._pause(now + retry_after)
         if limits is not None and limits.exhausted and limits.reset:
-            self._pause(now + limits.reset)
+            self._pause(now + limits.pause)
         self._wake()
 
     @asynccontextmanager

@@ -365,7 +365,12 @@ class Clusters:
             return accepted_as(answer, OperationKind.CLUSTER_RELEASE, cluster_id)
 
         request = Request(
-            "DELETE", path_of("cluster", cluster_id), accepted, lane=Lane.CHANGE, when_gone=lambda: gone
+            "DELETE",
+            path_of("cluster", cluster_id),
+            accepted,
+            lane=Lane.CHANGE,
+            any_body=True,
+            when_gone=lambda: gone,
         )
         return Submission(
             f"the destruction of cluster {cluster_id}",

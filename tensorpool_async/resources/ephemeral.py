@@ -150,7 +150,7 @@ class Ephemeral:
         if self.operation is not None and self._resource_id is not None:
             async with asyncio.timeout(self._timeout):
                 with contextlib.suppress(TensorPoolError):  # also where nothing says how it ended
-                    await self.operation  # never in the middle of its creation
+                    await self.operation.settled()  # never in the middle of its creation
                 await self._remove(self._resource_id)
         self._over = True
 
@@ -174,7 +174,7 @@ class Ephemeral:
     async def _unprotect(self, cluster_id: str) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await self._clusters.edit(cluster_id, deletion_protection=False).result()
+                await (await self._clusters.edit(cluster_id, deletion_protection=False)).settled()
             except AmbiguousOutcomeError:
                 if attempt == ATTEMPTS:
                     raise

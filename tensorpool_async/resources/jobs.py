@@ -6,11 +6,11 @@ import os
 import platform
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
-from math import inf
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 
 from tensorpool_async.errors import CommandRefused, StreamError, TensorPoolError
 from tensorpool_async.events import Dispatcher, JobMessage
@@ -35,6 +35,9 @@ from tensorpool_async.websocket import Sockets, Stream
 
 REFUSED = 126
 """The exit code that the engine is told for a command that was not run: what a shell says of one it may not run."""
+
+MOST_WAITING, MOST_BYTES_WAITING = 10_000, 32 * 1024 * 1024
+"""Messages of a push that wait for the commands before them, at most."""
 
 JobLike = Job | str
 """A job, or its id."""
@@ -269,6 +272,10 @@ async def _run_pull(runner: CommandRunner, command: str, *, shown: bool) -> None
         raise StreamError(f"{program} ended with {result.exit_code}: {detail[0]}", retryable=True)
 
 
+Waiting = tuple[dict[str, Any], int]
+"""A message of a push, and how many bytes of the stream had come with it."""
+
+
 class _Push:
     """One push: the engine's messages, and the commands that it wants to be run."""
 
@@ -277,10 +284,11 @@ class _Push:
         self._runner = runner
         self._events = events
         self._job_id: str | None = None
+        self._handled = 0  # of the stream's bytes
 
     async def follow(self) -> str:
         """Do what the engine says until it closes; return the job's id."""
-        to_do, messages = anyio.create_memory_object_stream[dict[str, Any]](inf)
+        to_do, messages = anyio.create_memory_object_stream[Waiting](MOST_WAITING)
         errors: list[TensorPoolError] = []
 
         async def receive() -> None:
@@ -288,7 +296,7 @@ class _Push:
             with to_do:
                 try:
                     while isinstance(message := await self._stream.receive(), dict):
-                        to_do.send_nowait(message)
+                        self._put(to_do, message)
                 except StreamError as error:
                     errors.append(error)
                     group.cancel_scope.cancel()
@@ -297,8 +305,9 @@ class _Push:
             group.start_soon(receive)
             with messages:
                 try:
-                    async for message in messages:
+                    async for message, received in messages:
                         await self._handle(message)
+                        self._handled = received
                 except TensorPoolError as error:
                     errors.append(error)
                     group.cancel_scope.cancel()
@@ -307,6 +316,17 @@ class _Push:
         if self._job_id is None:
             raise StreamError("the engine ended the push without naming a job", code=1000)
         return self._job_id
+
+    def _put(self, to_do: MemoryObjectSendStream[Waiting], message: dict[str, Any]) -> None:
+        received = self._stream.received
+        try:
+            to_do.send_nowait((message, received))
+        except anyio.WouldBlock:
+            full = True
+        else:
+            full = received - self._handled > MOST_BYTES_WAITING
+        if full:
+            raise StreamError("the engine sends more than the commands that it sends can keep up with")
 
     async def _handle(self, message: dict[str, Any]) -> None:
         job_id = message.get("job_id")

@@ -74,7 +74,7 @@ class Lifecycle:
         await self._let_settle(cluster)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await self._clusters.destroy(cluster.id).result()
+                await (await self._clusters.destroy(cluster.id)).settled()
             except NotFound:
                 return
             except ConflictError:
@@ -104,7 +104,7 @@ class Lifecycle:
         else:
             return False
         with contextlib.suppress(OperationFailed, NotFound):  # it has ended, which is all that matters here
-            await operation
+            await operation.settled()
         return True
 
     async def _operation_of(self, cluster_id: str, kind: OperationKind) -> Operation[Any]:

@@ -167,7 +167,12 @@ class Storage:
             return accepted_as(answer, OperationKind.STORAGE_DESTROY, volume_id)
 
         request = Request(
-            "DELETE", path_of("storage", volume_id), accepted, lane=Lane.CHANGE, when_gone=lambda: gone
+            "DELETE",
+            path_of("storage", volume_id),
+            accepted,
+            lane=Lane.CHANGE,
+            any_body=True,
+            when_gone=lambda: gone,
         )
         return Submission(
             f"the destruction of volume {volume_id}",
