@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -21,6 +22,7 @@ from tensorpool_async.errors import (
     OperationFailed,
     TensorPoolError,
 )
+from tensorpool_async.events import ChangeUnrecorded
 from tensorpool_async.journal import NOT_MADE, REFUSED, Entry, EntryState, Intent, Journal
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.operations import Operation
@@ -35,6 +37,9 @@ T = TypeVar("T")
 
 TOLD = ("instance_type", "num_nodes", "size")
 """What a person who reads the journal wants to know of a body. Nothing else of it is written down."""
+
+EXIT_PATIENCE = 2.0
+"""Seconds that a change on the way out waits for the journal. An acceptance waits no longer either: its intent is on disk."""
 
 ENDS_OF_RESOURCES = frozenset({OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY})
 
@@ -82,6 +87,8 @@ class Books:
         self._sending: set[int] = set()
         self._ending: set[int] | None = None
         self._operations: dict[int, Operation[Any]] = {}
+        self._unrecorded = 0
+        self._late: set[asyncio.Task[int]] = set()
 
     @property
     def kept(self) -> bool:
@@ -175,14 +182,40 @@ class Books:
         """
         journal = self.journal
         entry = await self._intend(journal, self._intent(request, ticket, marks))
+        return await self._carry_out(journal, entry, request, send, begin)
+
+    async def record_for_exit(
+        self,
+        request: Request[Any],
+        ticket: Ticket,
+        send: Callable[[Request[Any]], Awaitable[Accepted]],
+        begin: Callable[[Accepted], Operation[Any]],
+    ) -> Operation[Any]:
+        """As `record`, for a change without which something goes on costing money: no journal keeps it from being sent.
+
+        Where the journal cannot be written, or not within `EXIT_PATIENCE`, the change is sent without an entry. That is
+        told: an ERROR for the first such change, a `ChangeUnrecorded` for each.
+
+        Raises:
+            ConfigurationError: There is no journal.
+        """
+        journal = self.journal
+        intent = self._intent(request, ticket, UNMARKED)
+        intending = asyncio.ensure_future(self._intend(journal, intent))
         try:
-            accepted = await self._send(journal, entry, request, send)
-            await self._accept(entry, accepted.ticket)
-            operation = begin(accepted)
-            self.follow(entry, operation)
-        finally:
-            self._sending.discard(entry)
-        return operation
+            await asyncio.wait([intending], timeout=EXIT_PATIENCE)
+        except asyncio.CancelledError:
+            intending.cancel()  # nothing was sent
+            intending.add_done_callback(partial(self._close_late, outcome=NOT_MADE))
+            raise
+        problem = intending.exception() if intending.done() else None
+        if problem is not None and not isinstance(problem, JournalError):
+            raise problem
+        if intending.done() and problem is None:
+            self._unrecorded = 0
+            return await self._carry_out(journal, intending.result(), request, send, begin)
+        self._tell_unrecorded(intent, problem)
+        return await self._carry_out_unrecorded(intending, request, send, begin)
 
     def follow(self, entry: int, operation: Operation[Any]) -> None:
         """Write down the end of an operation once it is known."""
@@ -237,6 +270,8 @@ class Books:
         """Write what is left to be written, and give up the ownership of what is in flight."""
         if self._journal is not None:
             try:
+                if self._late:
+                    await asyncio.wait(self._late, timeout=EXIT_PATIENCE)
                 await asyncio.sleep(0)  # operations that ended in this very moment tell so in the next
             finally:  # also where the caller is cancelled: a journal that stays open keeps what belongs to it
                 await self._journal.aclose()
@@ -269,6 +304,66 @@ class Books:
             self._intending.remove(intent)
         return entry
 
+    async def _carry_out(
+        self,
+        journal: Journal,
+        entry: int,
+        request: Request[Any],
+        send: Callable[[Request[Any]], Awaitable[Accepted]],
+        begin: Callable[[Accepted], Operation[Any]],
+    ) -> Operation[Any]:
+        try:
+            accepted = await self._send(journal, entry, request, send)
+            await self._accept(entry, accepted.ticket)
+            operation = begin(accepted)
+            self.follow(entry, operation)
+        finally:
+            self._sending.discard(entry)
+        return operation
+
+    async def _carry_out_unrecorded(
+        self,
+        intending: asyncio.Task[int],
+        request: Request[Any],
+        send: Callable[[Request[Any]], Awaitable[Accepted]],
+        begin: Callable[[Accepted], Operation[Any]],
+    ) -> Operation[Any]:
+        """Send a change whose intent is not on disk; an intent that gets there later learns what became of it."""
+        self._late.add(intending)
+        intending.add_done_callback(self._late.discard)
+        departure = _Departure(request)
+        try:
+            operation = begin(await send(departure.request))
+        except BaseException as error:
+            intending.add_done_callback(partial(self._close_late, outcome=departure.outcome(error)))
+            raise
+        operation.add_done_callback(self._note_gone)
+        intending.add_done_callback(partial(self._follow_late, operation=operation))
+        return operation
+
+    def _follow_late(self, intending: asyncio.Task[int], operation: Operation[Any]) -> None:
+        if not intending.cancelled() and intending.exception() is None:
+            self._sending.discard(intending.result())
+            self.follow(intending.result(), operation)
+
+    def _close_late(self, intending: asyncio.Task[int], outcome: str | None) -> None:
+        if not intending.cancelled() and intending.exception() is None:
+            self._sending.discard(intending.result())
+            if outcome is not None:
+                self._close(self.journal, intending.result(), outcome)
+
+    def _tell_unrecorded(self, intent: Intent, problem: JournalError | None) -> None:
+        why = f"the journal cannot be written within {EXIT_PATIENCE:g} s" if problem is None else str(problem)
+        subject = f"{intent.kind} of {intent.resource_id}"
+        if not self._unrecorded:
+            text = "%s is sent without an entry in the journal, and so is what else has to end: %s"
+            logger.error(text, subject, why)
+        self._unrecorded += 1
+        event = ChangeUnrecorded(
+            engine=self._engine, kind=str(intent.kind), resource_id=intent.resource_id, why=why
+        )
+        self._transport.teller.emit(event)
+
     async def _send(
         self,
         journal: Journal,
@@ -287,17 +382,18 @@ class Books:
 
     async def _accept(self, entry: int, ticket: Ticket) -> None:
         try:
-            await self.journal.accept(entry, self._cleaned(ticket), self._transport.now())
-        except JournalError as error:
+            async with asyncio.timeout(EXIT_PATIENCE):
+                await self.journal.accept(entry, self._cleaned(ticket), self._transport.now())
+        except (JournalError, TimeoutError) as error:
             # The engine has accepted it, and the caller must get its operation. The intent is on disk, and finds it.
-            logger.error("%s of %s was accepted, and could not be written down: %s", *_what(ticket), error)  # noqa: TRY400 - the error says all that its traceback would
+            why = str(error) or f"not within {EXIT_PATIENCE:g} s"
+            logger.error("%s of %s was accepted, and could not be written down: %s", *_what(ticket), why)  # noqa: TRY400 - the error says all that its traceback would
 
     def _end(self, entry: int, operation: Operation[Any]) -> None:
         error = operation.exception()
         if error is None:
             outcome = "COMPLETED"
-            if operation.kind in ENDS_OF_RESOURCES and operation.resource_id is not None:
-                self.gone(operation.resource_id)
+            self._note_gone(operation)
         elif isinstance(error, OperationFailed):
             outcome = f"FAILED: {error.message}"
         elif isinstance(error, NotFound):
@@ -305,6 +401,11 @@ class Books:
         else:
             return  # it goes on at the engine, and is there to be recovered
         self._close(self.journal, entry, outcome)
+
+    def _note_gone(self, operation: Operation[Any]) -> None:
+        is_over = operation.kind in ENDS_OF_RESOURCES and operation.exception() is None
+        if is_over and operation.resource_id is not None:
+            self.gone(operation.resource_id)
 
     def _close(self, journal: Journal, entry: int, outcome: str) -> None:
         if self._ending is not None:

@@ -31,6 +31,7 @@ from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
 from tensorpool_async.protocol.tokens import SIGNED_PREFIX, Tokens, decode
 from tensorpool_async.secrets import Secret, conceal
+from tensorpool_async.signals import handle_sigterm
 from tensorpool_async.submissions import Submitter
 from tensorpool_async.transport import Transport
 
@@ -111,6 +112,7 @@ class TensorPool:
         on_event: Callable[[Any], object] | Iterable[Callable[[Any], object]] | None = None,
         token_secret: TokenSecret | Sequence[TokenSecret] | None = None,
         max_response_bytes: int = LARGEST,
+        handle_sigterm: bool = False,
     ) -> None:
         """Make a client.
 
@@ -141,6 +143,11 @@ class TensorPool:
             max_response_bytes: Bytes of an answer, decompressed, that are read at most: 64 MiB, for long lists. A larger one
                 is a `DecodeError`, and a poll is made again. For polls and changes it is never more than 4 MiB, and of
                 a refusal 64 KiB are read.
+            handle_sigterm: Whether SIGTERM, which Docker and Kubernetes send, does what Ctrl-C does while `async with` is
+                open: the main task is cancelled, and open blocks destroy what they have made; a second one cuts that
+                short. Without it SIGTERM ends the process at once, and leaves what its blocks have made. It is left to a
+                program or server that handles it already, such as uvicorn, and has no meaning outside of the main thread
+                or on Windows. What the signal did before is restored at the end.
 
         Raises:
             ConfigurationError: There is no key, the base URL or the proxy cannot be used, or a `token_secret` is empty.
@@ -172,6 +179,8 @@ class TensorPool:
         books = Books(_journal_of(journal), self._base_url, self._transport)
         self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), books, tokens)
         self._key = key
+        self._wants_sigterm = handle_sigterm
+        self._end_of_handling: Callable[[], None] | None = None
 
     # What follows is loaded when it is first asked for: hardly any program needs all of it.
 
@@ -429,6 +438,8 @@ class TensorPool:
                     await self._events.aclose()
 
     async def __aenter__(self) -> Self:
+        if self._wants_sigterm and self._end_of_handling is None:
+            self._end_of_handling = handle_sigterm()
         return self
 
     async def __aexit__(
@@ -437,7 +448,12 @@ class TensorPool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        finally:
+            if self._end_of_handling is not None:
+                self._end_of_handling()
+                self._end_of_handling = None
 
     def __repr__(self) -> str:
         if not hasattr(self, "_submitter"):

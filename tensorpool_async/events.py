@@ -18,6 +18,7 @@ from tensorpool_async.texts import logger_of
 
 __all__ = [
     "BytesPulled",
+    "ChangeUnrecorded",
     "CommandEnded",
     "CommandOutput",
     "CommandStarted",
@@ -236,6 +237,23 @@ class FleetMemberChanged:
 
 
 @attrs.frozen(kw_only=True)
+class ChangeUnrecorded:
+    """A change that ends what costs money is sent although the journal cannot be written.
+
+    Attributes:
+        engine: The engine's address.
+        kind: What the change does, such as `CLUSTER_RELEASE`.
+        resource_id: What it is about.
+        why: What is wrong with the journal.
+    """
+
+    engine: str
+    kind: str
+    resource_id: str | None
+    why: str
+
+
+@attrs.frozen(kw_only=True)
 class JobMessage:
     """The engine said something while a job was pushed.
 
@@ -331,6 +349,7 @@ Event = (
     | OperationChanged
     | OperationEnded
     | FleetMemberChanged
+    | ChangeUnrecorded
     | JobMessage
     | CommandStarted
     | CommandOutput

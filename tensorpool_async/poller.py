@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from functools import partial
 from typing import Any, Protocol
 
 from tensorpool_async.errors import ConfigurationError, OperationError, TensorPoolError
@@ -136,8 +137,23 @@ class Poller:
             operation = self._next(loop.time())
             if operation is None:
                 break
-            self._workers.add(loop.create_task(self._work(operation), name="tensorpool-poll"))
+            worker = loop.create_task(self._work(operation), name="tensorpool-poll")
+            self._workers.add(worker)
+            worker.add_done_callback(partial(self._check_begun, operation))
         self._set_timer(loop)
+
+    def _check_begun(self, operation: Pollable, worker: asyncio.Task[None]) -> None:
+        """Keep the operation of a worker that was cancelled before its first step, and so has put nothing back."""
+        if worker in self._workers:
+            self._workers.discard(worker)
+            if not self._closed:
+                self._put_back(operation, worker.get_loop())
+                self._set_timer(worker.get_loop())
+
+    def _put_back(self, operation: Pollable, loop: asyncio.AbstractEventLoop) -> None:
+        self._count += 1
+        operation.next_at = loop.time()
+        heapq.heappush(self._heap, (operation.next_at, self._count, operation))
 
     def _next(self, now: float) -> Pollable | None:
         """Take what has been due for longest; return None where nothing is due."""
@@ -182,6 +198,11 @@ class Poller:
                 else:
                     operation.next_at = now + delay  # for when it is followed again
                 operation = self._next(now)
+        except asyncio.CancelledError:
+            # A program that ends cancels all its tasks, and what it destroys on its way out is still polled.
+            if operation is not None and not self._closed:
+                self._put_back(operation, loop)
+            raise
         finally:
             # Here and not in a callback of the task, which would come later: what falls due in between would see a
             # worker that no longer looks.

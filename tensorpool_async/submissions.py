@@ -124,12 +124,21 @@ class Submitter:
         polling: PollPolicy,
         books: Books,
         tokens: Tokens = UNSIGNED,
+        *,
+        is_for_exit: bool = False,
     ) -> None:
         self.transport = transport
         self.tokens = tokens
         self.books = books
         self._poller = poller
         self._polling = polling
+        self._is_for_exit = is_for_exit
+
+    def for_exit(self) -> Submitter:
+        """Return one whose changes are sent also where the journal cannot be written."""
+        return Submitter(
+            self.transport, self._poller, self._polling, self.books, self.tokens, is_for_exit=True
+        )
 
     async def submit(
         self,
@@ -148,10 +157,13 @@ class Submitter:
         """
         request.trip = trip = Trip(asyncio.get_running_loop().time())
         send = send or self.transport.send
+        begin = partial(self.begin, trip=trip)
         try:
             if not self.books.kept:
-                return self.begin(await send(request), trip)
-            return await self.books.record(request, ticket, marks, send, partial(self.begin, trip=trip))
+                return begin(await send(request))
+            if self._is_for_exit:
+                return await self.books.record_for_exit(request, ticket, send, begin)
+            return await self.books.record(request, ticket, marks, send, begin)
         except asyncio.CancelledError as error:
             if trip.lost:
                 error.add_note(_left_open(request))

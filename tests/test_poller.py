@@ -204,3 +204,40 @@ async def test_a_poll_that_is_not_answered_in_time_is_made_again(scripted: Scrip
             assert not operation.done()
     finally:
         hang.set()
+
+
+async def test_a_program_that_cancels_all_its_tasks_still_learns_how_its_operations_end(
+    odd_tp: TensorPool, scripted: ScriptedEngine
+) -> None:
+    polled = asyncio.Event()
+
+    async def hang_once(_: web.Request) -> web.StreamResponse:
+        if not polled.is_set():
+            polled.set()
+            await asyncio.sleep(30)
+        return web.json_response(
+            {"request_id": "r-1", "request_type": "CLUSTER_RELEASE", "status": "COMPLETED"}
+        )
+
+    scripted.handle("GET /request/info/r-1", hang_once)
+    operation = odd_tp.operation("r-1")
+    await polled.wait()
+    (worker,) = [task for task in asyncio.all_tasks() if task.get_name() == "tensorpool-poll"]
+    worker.cancel()
+    async with asyncio.timeout(5):
+        assert await operation is None
+
+
+async def test_a_poll_that_is_cancelled_before_it_begins_is_made_all_the_same(
+    odd_tp: TensorPool, scripted: ScriptedEngine
+) -> None:
+    request = {"request_id": "r-1", "request_type": "CLUSTER_RELEASE", "status": "COMPLETED"}
+    scripted.answer("GET /request/info/r-1", request)
+    operation = odd_tp.operation("r-1")
+    before = asyncio.all_tasks()
+    while not (new := asyncio.all_tasks() - before):
+        await asyncio.sleep(0)
+    for worker in new:
+        worker.cancel()
+    async with asyncio.timeout(5):
+        assert await operation is None

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": CORE | {"bodies", "events", "telling"},
     "poller": {"transport", "protocol", "errors"},
     "operations": {"poller", "story", "telling", "transport", "protocol", "models", "errors"},
-    "bookkeeping": {"journal", "operations", "transport", "protocol", "models", "errors"},
+    "bookkeeping": {"events", "journal", "operations", "transport", "protocol", "models", "errors"},
     "submissions": {
         "bookkeeping",
         "operations",
@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "telling": {"events", "protocol", "secrets", "errors"},
     "processes": {"events"},
     "cleanup": set(),
+    "signals": set(),
     "resources": {
         "resources",
         "submissions",

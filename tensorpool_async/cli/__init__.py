@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-"""The exit codes."""
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""The exit codes; a command that was interrupted by SIGTERM returns `INTERRUPTED`, and the process ends with `TERMINATED`."""
 
 _EXTRA = frozenset({"cyclopts", "rich"})
 

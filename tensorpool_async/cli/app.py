@@ -13,6 +13,7 @@ from tensorpool_async.cli import (
     DONE,
     WRONG_USAGE,
     clusters,
+    destroying,
     fleets,
     listing,
     reaping,
@@ -35,7 +36,7 @@ HELP = """Provision GPU clusters at TensorPool, many side by side.
   nothing.
 - NO_COLOR takes the colours away.
 
-Exit codes: 0 done, 1 something failed, 2 wrong usage or file, 130 interrupted.
+Exit codes: 0 done, 1 something failed, 2 wrong usage or file, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 
 Example: tpa up fleet.toml --emulate
 """
@@ -122,6 +123,8 @@ def up(
 def down(file: File, /, *, journal: Journal = None, json: Json = False) -> int:
     """Destroy every cluster of a fleet, also those that failed and those beyond the counts of its groups.
 
+    A journal that cannot be used does not prevent that: what is destroyed is not written down then.
+
     With --json: as up, with what is left as left.
 
     Example: tpa down fleet.toml
@@ -159,6 +162,27 @@ def ls(
     """
     lists = {"clusters": clusters.ls, "volumes": listing.volumes, "jobs": listing.jobs}
     return run_coroutine(lambda: lists[what](as_json=json))
+
+
+@app.command(group=SINGLE)
+def destroy(
+    resource: Annotated[list[str], Parameter(help="Clusters and volumes, by their ids or names.")],
+    /,
+    *,
+    yes: Annotated[bool, Parameter(alias="-y", help="Destroy without asking.")] = False,
+    journal: Journal = None,
+    json: Json = False,
+) -> int:
+    """Destroy clusters and volumes, with all data on them. It asks first.
+
+    What is still being created is waited for. A journal that cannot be used does not prevent it. Where there is no
+    terminal to ask at, and no --yes, it only lists, and exits with 2.
+
+    With --json: resources (each: id, kind, name, hourly_rate, destroyed, error).
+
+    Example: tpa destroy c-1a2b3c4d --yes
+    """
+    return run_coroutine(lambda: destroying.destroy(resource, named_journal(journal), yes=yes, as_json=json))
 
 
 @app.command(group=SINGLE)

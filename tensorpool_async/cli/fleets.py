@@ -193,7 +193,7 @@ async def _emulate(tp: TensorPool, fleet: Fleet, *, as_json: bool) -> int:
 
 async def down(fleet: Fleet, file: Path, journal: Path | None = None, *, as_json: bool) -> int:
     """Destroy a fleet at the engine."""
-    async with client(journal) as tp:
+    async with client(journal, is_exit=True) as tp:
         session = tp.fleet(fleet)
         try:
             report, code = await _take_down(tp, session)

@@ -62,15 +62,19 @@ async def opened(path: Path) -> AsyncGenerator[SQLiteJournal]:
 
 
 @asynccontextmanager
-async def client(journal: Path | None) -> AsyncGenerator[TensorPool]:
+async def client(journal: Path | None, *, is_exit: bool = False) -> AsyncGenerator[TensorPool]:
     """Open a client, with a journal if one is named, for the body of an `async with`.
+
+    Args:
+        journal: The path of the journal.
+        is_exit: Whether the client only destroys: that goes ahead also where the journal cannot be used, and is told.
 
     Raises:
         ConfigurationError: There is no key, or the journal cannot be used.
     """
     store = None if journal is None else SQLiteJournal(journal)
     async with TensorPool(journal=store) as tp:
-        if store is not None:
+        if store is not None and not is_exit:
             await _open(store)  # now, rather than once for each member of a fleet
         yield tp
 

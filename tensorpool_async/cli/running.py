@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import TypeAlias
 
-from tensorpool_async.cli import FAILED, INTERRUPTED, WRONG_USAGE
+from tensorpool_async.cli import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE
 from tensorpool_async.cli.printing import say
 from tensorpool_async.errors import ConfigurationError, TensorPoolError
 from tensorpool_async.fleet.account import sentence
@@ -21,7 +21,8 @@ from tensorpool_async.texts import logger_of
 Work: TypeAlias = "Callable[[], Coroutine[None, None, int]]"
 """Makes a command's coroutine, which returns the exit code; what it raises is told as if the coroutine had."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+"""The signals that interrupt a command, and the exit code that says so."""
 
 logger: logging.Logger = logger_of(__name__)
 package_logger: logging.Logger = logger_of("tensorpool_async")
@@ -42,11 +43,12 @@ def run(work: Work) -> int:
     """
     handler = Warnings(logging.WARNING)
     package_logger.addHandler(handler)
+    interruption = _Interruption()
     try:
-        return asyncio.run(_with_signals(work()))
+        return interruption.code_of(asyncio.run(_with_signals(work(), interruption)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("Interrupted. Nothing was changed.")  # what changes something gives an account of its own
-        return INTERRUPTED
+        return interruption.code_of(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has gone; the interpreter would complain about its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,29 +69,33 @@ def fail(error: Exception) -> int:
     return WRONG_USAGE if isinstance(error, ConfigurationError) else FAILED
 
 
-async def _with_signals(work: Coroutine[None, None, int]) -> int:
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    if task is not None:
-        interrupt = _interrupter(task)
-        for number in SIGNALS:
-            with contextlib.suppress(NotImplementedError):  # on Windows; there Ctrl-C still cancels
-                loop.add_signal_handler(number, interrupt)
-    return await work
+class _Interruption:
+    """The first signal cancels the command, the second ends the process."""
 
+    def __init__(self) -> None:
+        self._first: signal.Signals | None = None
 
-def _interrupter(task: asyncio.Task[object]) -> Callable[[], None]:
-    seen = 0
-
-    def interrupt() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == 1:
+    def take(self, number: signal.Signals, task: asyncio.Task[object]) -> None:
+        """Take a signal."""
+        if self._first is None:
+            self._first = number
             task.cancel()
             return
         if sys.stderr.isatty():
             sys.stderr.write("\x1b[?25h\n")  # the live display had hidden the cursor
             sys.stderr.flush()
-        os._exit(INTERRUPTED)
+        os._exit(CODES[number])
 
-    return interrupt
+    def code_of(self, code: int) -> int:
+        """Return the exit code of the process, after a command that returned this one."""
+        return CODES.get(self._first or signal.SIGINT, code) if code == INTERRUPTED else code
+
+
+async def _with_signals(work: Coroutine[None, None, int], interruption: _Interruption) -> int:
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    if task is not None:
+        for number in CODES:
+            with contextlib.suppress(NotImplementedError):  # on Windows; there Ctrl-C still cancels
+                loop.add_signal_handler(number, interruption.take, number, task)
+    return await work

@@ -19,6 +19,7 @@ from tensorpool_async.fleet.members import FleetMembers
 from tensorpool_async.fleet.report import FleetIncomplete, MemberState
 from tensorpool_async.fleet.rollback import Rollback, left_behind
 from tensorpool_async.fleet.survey import Survey
+from tensorpool_async.resources.leaving import announce
 from tensorpool_async.texts import logger_of
 
 
@@ -125,7 +126,7 @@ class Block:
             self._account.close()
             return self._incomplete(f"{what}; what was made was kept", failures)
         left: list[Exception] = []
-        interruption = await self._bring_down("rolled back", left)
+        interruption = await self._bring_down("rolled back", left, None)
         end = f"{len(left)} could not be rolled back" if left else "what was made was rolled back"
         error = self._incomplete(f"{what}; {end}", failures, left)
         if interruption is not None:
@@ -135,7 +136,7 @@ class Block:
 
     async def _undo(self, error: BaseException | None, word: str) -> list[Exception]:
         left: list[Exception] = []
-        interruption = await self._bring_down(word, left)
+        interruption = await self._bring_down(word, left, error)
         if interruption is not None and (error is None or isinstance(error, Exception)):
             self._tell(interruption)
             raise interruption
@@ -143,22 +144,34 @@ class Block:
             self._tell(error)
         return left
 
-    async def _bring_down(self, word: str, left: list[Exception]) -> asyncio.CancelledError | None:
+    async def _bring_down(
+        self, word: str, left: list[Exception], error: BaseException | None
+    ) -> asyncio.CancelledError | None:
         """Destroy what was made, however often the caller is cancelled; return the last such interruption."""
+        for record in self._left():
+            record.hourly_rate = self._account.entry(record.name).hourly_rate
+        announce((record.remnant for record in self._left()), error)
         work = asyncio.ensure_future(
             self._rollback.run(self._ledger.records, timeout=self._options.rollback_timeout)
         )
-        interruption = await wait_out(work)
-        if work.cancelled():
+        try:
+            interruption = await wait_out(work)
+        except (KeyboardInterrupt, SystemExit):  # a second Ctrl-C, right in the middle of this
+            self._log_left()
+            raise
+        if work.cancelled() or not isinstance(work.exception(), Exception | None):
             # The event loop is being ended (a second Ctrl-C): nothing more can be done than to say what is left.
             interruption = interruption or asyncio.CancelledError()
-            for record in self._left():
-                logger.error("%s", left_behind(record))
+            self._log_left()
         else:
             left.extend(work.result())
         self._conclude(word)
         self._account.close()
         return interruption
+
+    def _log_left(self) -> None:
+        for record in self._left():
+            logger.error("%s", left_behind(record))
 
     def _left(self) -> Iterable[Record]:
         return (record for record in self._ledger.records if not record.is_empty)

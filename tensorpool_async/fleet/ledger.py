@@ -11,6 +11,7 @@ import attrs
 
 from tensorpool_async.models import Cluster, StorageVolume
 from tensorpool_async.operations import Operation
+from tensorpool_async.resources.leaving import Remnant
 
 
 @attrs.define(eq=False)
@@ -26,6 +27,7 @@ class Record:
         unclear: Whether a creation was sent whose outcome is not known.
         asked: The instance type and the nodes, or the size in GB, that were asked for last.
         sending: The creation that was on its way when its sender was cancelled.
+        hourly_rate: What it costs, in USD per hour, as far as was known when it was to be destroyed.
         problem: Why what was made could not be destroyed.
         over: Set once a rollback has done what it can.
     """
@@ -38,6 +40,7 @@ class Record:
     unclear: bool = False
     asked: tuple[object, ...] = ()
     sending: asyncio.Future[Any] | None = None
+    hourly_rate: float | None = None
     problem: Exception | None = None
     over: asyncio.Event = attrs.field(factory=asyncio.Event)
 
@@ -45,6 +48,12 @@ class Record:
     def is_empty(self) -> bool:
         """Whether nothing was made, and nothing may have been made."""
         return not self.made and not self.unclear and self.sending is None
+
+    @property
+    def remnant(self) -> Remnant:
+        """What there is of it, to tell of."""
+        kind = "volume" if self.is_volume else "cluster"
+        return Remnant(kind=kind, name=self.name, ids=tuple(self.made), hourly_rate=self.hourly_rate)
 
     def adds(self, operation: Operation[Any]) -> None:
         """Take down that the engine has accepted a creation."""

@@ -65,7 +65,8 @@ class Rollback:
             timeout: Seconds that it may take.
             patient: Try again, until the time is up, where the engine cannot be reached.
         """
-        records = [record for record in records if not record.is_empty]
+        # The time may be short: requests go in the order in which they were asked for, and what costs most goes first.
+        records = sorted((record for record in records if not record.is_empty), key=_rate_of, reverse=True)
         for record in records:
             record.problem = None
             record.over.clear()
@@ -132,9 +133,9 @@ class Rollback:
             if record.protected:
                 await self._unprotect(record, resource_id)
             if record.is_volume:
-                await (await self._tp.storage.destroy(resource_id)).settled()
+                await (await self._tp.storage.for_exit.destroy(resource_id)).settled()
             else:
-                await self._tp.clusters.lifecycle.destroy(Cluster(resource_id))
+                await self._tp.clusters.for_exit.lifecycle.destroy(Cluster(resource_id))
 
     async def _end_of_creation(self, record: Record, resource_id: str) -> None:
         operation = record.made[resource_id]
@@ -151,9 +152,9 @@ class Rollback:
 
     async def _unprotect(self, record: Record, resource_id: str) -> None:
         if record.is_volume:
-            await (await self._tp.storage.edit(resource_id, deletion_protection=False)).settled()
+            await (await self._tp.storage.for_exit.edit(resource_id, deletion_protection=False)).settled()
         else:
-            await (await self._tp.clusters.edit(resource_id, deletion_protection=False)).settled()
+            await (await self._tp.clusters.for_exit.edit(resource_id, deletion_protection=False)).settled()
 
     async def _free(self, volume_id: str) -> None:
         """Wait until the clusters are gone that a volume was attached to; detach it from those that stay."""
@@ -168,7 +169,7 @@ class Rollback:
         for cluster_id in attached:
             # Where somebody else has attached it, the engine refuses to destroy it, and that is told.
             if cluster_id in self._ledger.attached[volume_id]:
-                await (await self._tp.storage.detach(volume_id, cluster_id)).settled()
+                await (await self._tp.storage.for_exit.detach(volume_id, cluster_id)).settled()
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]], *, patient: bool) -> T:
         """Try until it succeeds, or cannot; the time of the whole is what ends it where the engine is out of reach."""
@@ -189,7 +190,7 @@ class Rollback:
             record.sending.cancel()
             await asyncio.wait([record.sending])
             record.sending = None
-        text = f"{_described(record)} was not gone within {timeout:g} s"
+        text = f"{record.remnant} was not gone within {timeout:g} s"
         self._fails(record, OperationTimeout(text))
         record.over.set()
 
@@ -201,14 +202,11 @@ class Rollback:
 
 def left_behind(record: Record) -> str:
     """Say what is left of a member that could not be destroyed, and why."""
-    reason = "" if record.problem is None else f": {sentence(record.problem)}"
-    return f"{_described(record)} could not be destroyed, and costs money{reason}"
+    return record.remnant.left("" if record.problem is None else sentence(record.problem))
 
 
-def _described(record: Record) -> str:
-    kind = "volume" if record.is_volume else "cluster"
-    ids = ", ".join(record.made) or "its id is not known"
-    return f"{kind} {record.name} ({ids})"
+def _rate_of(record: Record) -> float:
+    return record.hourly_rate or 0.0
 
 
 def _has_ended(operation: Operation[Any]) -> bool:

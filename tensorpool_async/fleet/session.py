@@ -191,7 +191,8 @@ class FleetSession:
         )
         try:
             async with anyio.create_task_group() as tasks:
-                for cluster, _ in mine:
+                # The time may be short: what costs most goes first.
+                for cluster, _ in sorted(mine, key=lambda one: one[0].hourly_rate or 0.0, reverse=True):
                     tasks.start_soon(teardown.take_down, cluster)
             # After the clusters: a volume that is attached cannot be destroyed.
             async with anyio.create_task_group() as tasks:

@@ -23,7 +23,7 @@ class Teardown:
         message = "waiting for the end of its creation" if cluster.status in COMING else ""
         self.account.begins_to_go(cluster.id, message)
         try:
-            await self.tp.clusters.lifecycle.destroy(cluster)
+            await self.tp.clusters.for_exit.lifecycle.destroy(cluster)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
             self.account.fails(cluster.id, error)
         else:

@@ -157,7 +157,7 @@ class VolumeKeeper:
                 await self._creation_of(volume.id).result()
             # Where it is still attached, that is not to a cluster of this fleet, or to one that stays: the engine
             # refuses, and detaching it would restart somebody's nodes.
-            await self.tp.storage.destroy(volume.id).result()
+            await self.tp.storage.for_exit.destroy(volume.id).result()
         except NotFound:
             self.account.change(volume.id, MemberState.DESTROYED, hourly_rate=None)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along

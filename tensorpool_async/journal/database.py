@@ -7,30 +7,27 @@ What happens is only ever added, a row for each: an intent, what was accepted, h
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import logging
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import attrs
 
 from tensorpool_async.errors import JournalError
 from tensorpool_async.journal.files import check, identity, make_folders, narrow, sync_folder
-from tensorpool_async.journal.owners import Owner
-from tensorpool_async.journal.records import DESTROYED, NOT_MADE, REFUSED, Entry, EntryState, Intent
-from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.journal.owners import Owner, is_owner
+from tensorpool_async.journal.records import DESTROYED, NOT_MADE, REFUSED, Entry
+from tensorpool_async.journal.rows import Row, entry_of
 
 
 APPLICATION_ID = 0x74706131
 """`tpa1` in the header of the file: this is a journal, and no other database."""
 
 VERSION = 1
-
-Row = tuple[str | int | float | None, ...]
 
 _SCHEMA = """
 CREATE TABLE intents (
@@ -83,12 +80,14 @@ LEFT JOIN gone
     AND gone.resource_id = coalesce(accepted.resource_id, intents.resource_id);
 """
 
+_NAMES = frozenset({"intents", "accepted", "ended", "gone", "entries"})
 _INSERT = {
     "intents": "INSERT INTO intents VALUES ",
     "accepted": "INSERT OR REPLACE INTO accepted VALUES ",
     "ended": "INSERT OR REPLACE INTO ended VALUES ",
     "gone": "INSERT OR REPLACE INTO gone VALUES ",
 }
+_MOMENT = 0.05  # seconds
 _MOST_VALUES = 900  # an SQLite from before 3.32 takes 999 in one statement
 
 _PRUNE = (
@@ -105,19 +104,47 @@ _PRUNE = (
 )
 
 _ANOTHER = "move it away, or name another path; it is left as it is"
-_DAMAGED = (
-    "keep a copy, look at the engine for what it may have held, and name another path; it is left as it is"
-)
+DAMAGED = "move it away, together with its -wal file, and keep both; `tpa ls` shows what runs at the engine; it is left as it is"
+_FULL = "make room on the disk"
+_WRITABLE = "make the file and its folder writable for this user"
+_LOCAL = "name a path on a local disk: its file system lacks what SQLite needs"
+_THERE = "see that its folder exists and can be written"
 _ADVICE = {
-    sqlite3.SQLITE_FULL: "make room on the disk",
-    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
-    sqlite3.SQLITE_PERM: "make the file and its folder writable",
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_PERM: _WRITABLE,
+    sqlite3.SQLITE_AUTH: _WRITABLE,
     sqlite3.SQLITE_BUSY: "another process holds it; end that, or try again",
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_ERROR: _DAMAGED,
-    sqlite3.SQLITE_CANTOPEN: "see that its folder exists and can be written",
+    sqlite3.SQLITE_LOCKED: "another process holds it; end that, or try again",
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_NOTADB: DAMAGED,
+    sqlite3.SQLITE_ERROR: DAMAGED,
+    sqlite3.SQLITE_CONSTRAINT: DAMAGED,
+    sqlite3.SQLITE_MISMATCH: DAMAGED,
+    sqlite3.SQLITE_SCHEMA: DAMAGED,
+    sqlite3.SQLITE_CANTOPEN: _THERE,
+    sqlite3.SQLITE_PROTOCOL: _LOCAL,
+    sqlite3.SQLITE_NOLFS: _LOCAL,
+    sqlite3.SQLITE_IOERR: f"see that its disk works and has room, or {_LOCAL}",
 }
+"""What to do, by the code of SQLite."""
+_ADVICE_OF_SYSTEM = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: f"{_WRITABLE}, or {_LOCAL}",
+    errno.EROFS: _WRITABLE,
+    errno.ENOLCK: _LOCAL,
+    errno.ENOSYS: _LOCAL,
+    errno.ENOTSUP: _LOCAL,
+    errno.EOPNOTSUPP: _LOCAL,
+    errno.EMFILE: "close files, or allow this process more of them",
+    errno.ENFILE: "close files, or allow this machine more of them",
+}
+"""What to do, by the error of the system."""
+
+logger: logging.Logger = logging.getLogger("tensorpool_async")
 
 
 @attrs.define
@@ -161,6 +188,8 @@ class Database:
         """
         self.path: Path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the link that is refused
         self._busy_timeout = busy_timeout
+        if "\0" in str(path):
+            raise JournalError(self.path, "has a name that no file can have", "name another path")
         with self._explained(), contextlib.ExitStack() as undo:
             make_folders(self.path.parent)
             found = check(self.path)
@@ -190,10 +219,7 @@ class Database:
         """
         with self._explained():
             with self._transaction():
-                (last,) = self._connection.execute(
-                    "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'intents'"
-                ).fetchone()
-                ids = list(range(last + 1, last + 1 + len(batch.intents)))
+                ids = self._next_ids(len(batch.intents))
                 rows = [(id_, self.owner.id, *row) for id_, row in zip(ids, batch.intents, strict=True)]
                 self._insert("intents", rows)
                 for table, by_key in batch.others.items():
@@ -209,7 +235,7 @@ class Database:
                     "SELECT DISTINCT owner FROM entries WHERE engine = ? AND ended_at IS NULL", (engine,)
                 ).fetchall()
                 for (owner,) in owners:
-                    if not self.owner.is_alive(owner):
+                    if not self._is_alive(owner):
                         self._connection.execute(
                             "UPDATE intents SET owner = ? WHERE engine = ? AND owner = ?"
                             " AND NOT EXISTS (SELECT 1 FROM ended WHERE entry = intents.id)",
@@ -225,7 +251,7 @@ class Database:
                 found = self._connection.execute(
                     "SELECT owner FROM intents WHERE id = ?", (entry,)
                 ).fetchone()
-                taken = found is not None and (found[0] == self.owner.id or not self.owner.is_alive(found[0]))
+                taken = found is not None and not self._is_others(found[0])
                 if taken:
                     self._connection.execute(
                         "UPDATE intents SET owner = ? WHERE id = ?", (self.owner.id, entry)
@@ -240,11 +266,8 @@ class Database:
                 "SELECT * FROM entries WHERE (?1 IS NULL OR engine = ?1) AND (?2 OR ended_at IS NULL) ORDER BY id",
                 (engine, ended),
             ).fetchall()
-            alive = {owner: self.owner.is_alive(owner) for owner in {row["owner"] for row in rows}}
-        try:
-            return [_entry_of(row, alive=alive[row["owner"]]) for row in rows]
-        except (ValueError, TypeError) as error:
-            raise JournalError(self.path, f"is damaged ({error})", _DAMAGED) from error
+            alive = {owner: self._is_alive(owner) for owner in {row["owner"] for row in rows}}
+        return [self._entry_of(row, alive=alive[row["owner"]]) for row in rows]
 
     def close(self) -> None:
         """Close the file and end the owner's life."""
@@ -252,6 +275,30 @@ class Database:
             self._connection.close()
         finally:
             self.owner.release()
+
+    def _entry_of(self, row: sqlite3.Row, *, alive: bool) -> Entry:
+        try:
+            return entry_of(row, alive=alive)
+        except (ValueError, IndexError) as error:
+            raise JournalError(self.path, f"is damaged (entry {row['id']!r}: {error})", DAMAGED) from error
+
+    def _is_alive(self, owner: object) -> bool:
+        if not isinstance(owner, str) or not is_owner(owner):
+            raise JournalError(self.path, "is damaged (an owner is none)", DAMAGED)
+        return self.owner.is_alive(owner)
+
+    def _is_others(self, owner: object) -> bool:
+        return self._is_alive(owner) and owner != self.owner.id
+
+    def _next_ids(self, count: int) -> list[int]:
+        """Return the ids of the next intents; none of them was used before, also where the table of sequences lies."""
+        (sequence, highest) = self._connection.execute(
+            "SELECT (SELECT max(seq) FROM sqlite_sequence WHERE name = 'intents'), (SELECT max(id) FROM intents)"
+        ).fetchone()
+        if not isinstance(sequence, int | None):
+            raise JournalError(self.path, "is damaged (its sequence is no number)", DAMAGED)
+        last = max(sequence or 0, highest or 0)
+        return list(range(last + 1, last + 1 + count))
 
     def _connect(self, mode: str = "rw", path: Path | None = None) -> sqlite3.Connection:
         # With `rw` SQLite makes no new file in place of one that has gone.
@@ -264,8 +311,12 @@ class Database:
         """See that the file is a journal, and whole, without changing a byte of it."""
         if not self.path.stat().st_size:
             raise JournalError(self.path, "is empty, and no journal", _ANOTHER)
-        for suffix in ("-wal", "-shm"):
-            check(self.path.with_name(self.path.name + suffix))
+        wal, shm = (check(self.path.with_name(self.path.name + suffix)) for suffix in ("-wal", "-shm"))
+        if shm and not wal:
+            time.sleep(_MOMENT)  # a process that ends removes the one right before the other
+            if check(self.path.with_name(self.path.name + "-shm")) and not check(self.wal):
+                text = "%s is missing: what was written to the journal last is lost; `tpa ls` shows what runs"
+                logger.warning(text, self.wal)
         # One that only reads also leaves a `-wal` file that another version has left behind.
         with contextlib.closing(self._connect("ro")) as connection:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -276,11 +327,17 @@ class Database:
                 raise JournalError(
                     self.path,
                     f"is of version {version}, and this package reads {VERSION}",
-                    "install a newer tensorpool-async; it is left as it is",
+                    "install a newer tensorpool-async, or name another path; it is left as it is",
                 )
+            if version < VERSION:
+                raise JournalError(self.path, f"is damaged (its version is {version})", DAMAGED)
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            if not names >= _NAMES:
+                missing = ", ".join(sorted(_NAMES - names))
+                raise JournalError(self.path, f"is damaged (it has no {missing})", DAMAGED)
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
-                raise JournalError(self.path, f"is damaged ({' '.join(str(verdict).split())})", _DAMAGED)
+                raise JournalError(self.path, f"is damaged ({' '.join(str(verdict).split())})", DAMAGED)
 
     def _make(self) -> None:
         """Make the file beside its place, whole, and link it there; so nobody ever sees half of one."""
@@ -373,103 +430,11 @@ class Database:
             # A code may be extended: its low byte is the sort of error.
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
             advice = _ADVICE.get(code, "see that its disk works")
-            raise JournalError(self.path, f"cannot be read or written: {error}", advice) from error
+            # Some texts quote what the file holds.
+            why = "".join(letter if letter.isprintable() else "\ufffd" for letter in str(error))
+            raise JournalError(self.path, f"cannot be read or written: {why}", advice) from error
         except OSError as error:
+            advice = _ADVICE_OF_SYSTEM.get(error.errno or 0, _THERE)
             raise JournalError(
-                self.path,
-                f"cannot be read or written: {error.strerror or error}",
-                "see that its folder exists and can be written",
+                self.path, f"cannot be read or written: {error.strerror or error}", advice
             ) from error
-
-
-def text(value: str) -> str:
-    """Make a text that SQLite takes: a lone surrogate, as from a broken file name, is spelled out."""
-    return value.encode("utf-8", "backslashreplace").decode()
-
-
-def intent_row(intent: Intent) -> Row:
-    """Make the row of an intent, without id and owner.
-
-    Raises:
-        TypeError: `expected` or `details` is not JSON.
-    """
-    return (
-        text(intent.engine),
-        text(str(intent.kind)),
-        text(intent.method),
-        text(intent.path),
-        None if intent.name is None else text(intent.name),
-        intent.random_name,
-        None if intent.resource_id is None else text(intent.resource_id),
-        json.dumps(intent.expected),
-        json.dumps(intent.details),
-        intent.ephemeral,
-        intent.ttl,
-        intent.sent_at,
-    )
-
-
-def accepted_row(entry: int, ticket: Ticket, at: float) -> Row:
-    """Make the row that says what was accepted.
-
-    Raises:
-        TypeError: `expected` is not JSON.
-    """
-    return (
-        entry,
-        None if ticket.kind is None else text(str(ticket.kind)),
-        None if ticket.resource_id is None else text(ticket.resource_id),
-        json.dumps(ticket.request_ids),
-        json.dumps(ticket.expected),
-        at,
-    )
-
-
-def _entry_of(row: sqlite3.Row, *, alive: bool) -> Entry:
-    if row["ended_at"] is not None:
-        state = EntryState.ENDED
-    else:
-        state = EntryState.INTENT if row["accepted_at"] is None else EntryState.ACCEPTED
-    return Entry(
-        id=row["id"],
-        intent=Intent(
-            engine=row["engine"],
-            kind=OperationKind(row["kind"]),
-            method=row["method"],
-            path=row["path"],
-            name=row["name"],
-            random_name=bool(row["random_name"]),
-            resource_id=row["resource_id"],
-            expected=_object(row["expected"]),
-            details=_object(row["details"]),
-            ephemeral=bool(row["ephemeral"]),
-            ttl=row["ttl"],
-            sent_at=row["sent_at"],
-        ),
-        ticket=_ticket_of(row),
-        state=state,
-        outcome=row["outcome"],
-        owner=row["owner"],
-        owner_alive=alive,
-        accepted_at=row["accepted_at"],
-        ended_at=row["ended_at"],
-        gone_at=row["gone_at"],
-    )
-
-
-def _ticket_of(row: sqlite3.Row) -> Ticket | None:
-    if row["accepted_at"] is None:
-        return None
-    return Ticket(
-        kind=None if row["ticket_kind"] is None else OperationKind(row["ticket_kind"]),
-        resource_id=row["ticket_resource_id"],
-        request_ids=tuple(json.loads(row["ticket_request_ids"])),
-        expected=_object(row["ticket_expected"]),
-    )
-
-
-def _object(value: str) -> dict[str, Any]:
-    found = json.loads(value)
-    if not isinstance(found, dict):
-        raise TypeError("no JSON object where one belongs")
-    return cast("dict[str, Any]", found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import sys
 import weakref
@@ -40,6 +41,14 @@ else:
         except BlockingIOError:
             return False
         return True
+
+
+_NAME = re.compile(r"[0-9a-f]{16}")
+
+
+def is_owner(name: str) -> bool:
+    """Whether this can be the id of an owner, which is also the name of a file."""
+    return _NAME.fullmatch(name) is not None
 
 
 class Owner:
@@ -74,10 +83,16 @@ class Owner:
             path = self.folder / name
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
             # Between making the file and locking it, another process may take it for a dead one's and remove it.
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if _lock(file, exclusive=True) and identity(path)[1] == os.fstat(file).st_ino:
                     return name, file
-            os.close(file)  # pragma: no cover - needs another process at that very moment
+            except FileNotFoundError:  # pragma: no cover - needs another process at that very moment
+                pass
+            except OSError:
+                os.close(file)
+                path.unlink(missing_ok=True)
+                raise
+            os.close(file)  # pragma: no cover - as above
 
     @property
     def path(self) -> Path:
@@ -131,5 +146,7 @@ def _is_held(path: Path) -> bool:
         return True  # who cannot be asked may live
     try:
         return not _lock(file, exclusive=False)
+    except OSError:
+        return True
     finally:
         os.close(file)

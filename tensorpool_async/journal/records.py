@@ -124,6 +124,8 @@ class Journal(Protocol):
     async def accept(self, entry: int, ticket: Ticket, at: float) -> None:
         """Note what the engine's 202 named, at a time in seconds since the epoch. When this returns, it survives a crash.
 
+        Who is cancelled here leaves it to be noted.
+
         Raises:
             JournalError: It could not be noted. It is kept, and noted with the next thing that can be.
         """

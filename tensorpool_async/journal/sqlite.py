@@ -15,8 +15,9 @@ from typing import Any, cast
 import anyio
 
 from tensorpool_async.errors import JournalError
-from tensorpool_async.journal.database import Database, accepted_row, intent_row, text
+from tensorpool_async.journal.database import Database
 from tensorpool_async.journal.records import NOT_MADE, Entry, Intent
+from tensorpool_async.journal.rows import accepted_row, intent_row, text
 from tensorpool_async.journal.writer import Call, Waiter, Write, Writer
 from tensorpool_async.protocol.tokens import Ticket
 from tensorpool_async.texts import logger_of
@@ -72,7 +73,7 @@ class SQLiteJournal:
             # A journal that is forgotten ends its thread, and gives up what belongs to it.
             weakref.finalize(self, writer.stop)
         try:
-            await self._call(_nothing)
+            await self._call(_nothing, only_reads=True)
         except JournalError:
             if self._writer is writer:
                 self._writer = None
@@ -118,7 +119,8 @@ class SQLiteJournal:
     async def entries(self, engine: str | None = None, *, ended: bool = False) -> list[Entry]:
         """Read the entries; see `Journal.entries`."""
         engine = None if engine is None else text(engine)
-        return cast("list[Entry]", await self._call(lambda database: database.entries(engine, ended=ended)))
+        read = partial(Database.entries, engine=engine, ended=ended)
+        return cast("list[Entry]", await self._call(read, only_reads=True))
 
     async def claim(self, entry: int) -> bool:
         """Take one entry of a dead owner; see `Journal.claim`."""
@@ -143,10 +145,10 @@ class SQLiteJournal:
         if not intended.cancelled() and intended.exception() is None:
             self.end(intended.result(), NOT_MADE, at)
 
-    async def _call(self, function: Callable[[Database], Any]) -> Any:
+    async def _call(self, function: Callable[[Database], Any], *, only_reads: bool = False) -> Any:
         writer = self._running()
         waiter = Waiter()
-        writer.put(Call(function, waiter))
+        writer.put(Call(function, waiter, only_reads))
         return await waiter.future
 
     def _note(self, write: Write) -> None:

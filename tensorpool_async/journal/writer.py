@@ -16,7 +16,8 @@ from typing import Any
 import attrs
 
 from tensorpool_async.errors import JournalError
-from tensorpool_async.journal.database import Batch, Database, Row
+from tensorpool_async.journal.database import DAMAGED, Batch, Database
+from tensorpool_async.journal.rows import Row
 from tensorpool_async.texts import logger_of
 
 
@@ -43,10 +44,15 @@ class Write:
 
 @attrs.frozen(eq=False)
 class Call:
-    """Something to do with the database, after all that was queued before."""
+    """Something to do with the database, after all that was queued before.
+
+    Attributes:
+        only_reads: Whether it is done also where what was queued before cannot be written now.
+    """
 
     function: Callable[[Database], Any]
     waiter: Waiter
+    only_reads: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -120,6 +126,8 @@ class _Work:
         self._intending: list[Waiter] = []  # in the order of the batch's intents
         self._accepting: list[Waiter] = []
         self._answers: list[_Answer] = []
+        self._warned = False
+        self._stuck: JournalError | None = None  # what a try has met of which many wait: each may take 10 s
 
     def run(self) -> None:
         """Open the database, and serve the queue until its end."""
@@ -149,7 +157,7 @@ class _Work:
 
     def _serve(self, database: Database, items: list[Item]) -> Stop | None:
         """Do what was queued, in order; return the word to stop, where it was among it."""
-        stop = None
+        stop = self._stuck = None
         for item in items:
             match item:
                 case Write():
@@ -172,7 +180,8 @@ class _Work:
 
     def _call(self, database: Database, item: Call) -> None:
         error = self._commit(database)
-        if error is None:
+        if error is None or item.only_reads:
+            error = None
             try:
                 self._answer(item.waiter, item.function(database))
             except Exception as raised:  # noqa: BLE001 - goes to who waits for it
@@ -187,21 +196,28 @@ class _Work:
         intending, self._intending = self._intending, []
         accepting, self._accepting = self._accepting, []
         try:
-            ids = database.write(self._batch)
+            ids = self._write(database)
         except Exception as raised:  # noqa: BLE001 - goes to all who wait for it
-            error = self._error_of(raised)
+            error = self._stuck = self._error_of(raised)
             self._batch.intents.clear()
-            if self._batch:
+            if self._batch and not self._warned:
+                self._warned = True  # once for as long as it lasts
                 logger.warning("%s; what became of operations is kept in memory, and tried again", error)
             for waiter in intending + accepting:
                 self._answer(waiter, error)
             return error
         self._batch = Batch()
+        self._warned = False
         for waiter, id_ in zip(intending, ids, strict=True):
             self._answer(waiter, id_)
         for waiter in accepting:
             self._answer(waiter, None)
         return None
+
+    def _write(self, database: Database) -> list[int]:
+        if self._stuck is not None:
+            raise self._stuck
+        return database.write(self._batch)
 
     def _refuse_until_stopped(self, error: JournalError) -> None:
         while True:
@@ -220,7 +236,7 @@ class _Work:
     def _error_of(self, raised: Exception) -> JournalError:
         if isinstance(raised, JournalError):
             return raised
-        error = JournalError(self._path, f"failed in an unexpected way: {raised!r}", "please report this")
+        error = JournalError(self._path, f"cannot be used: {type(raised).__name__}: {raised}", DAMAGED)
         error.__cause__ = raised
         return error
 

@@ -115,6 +115,22 @@ class Clusters:
         self._reconciler = reconciler
 
     @property
+    def for_exit(self) -> Clusters:
+        """The same, for the way out: what it sends goes ahead also where the journal cannot be written.
+
+        Everything else raises `JournalError` then, before anything is sent. Here the journal has 2 seconds; after that a
+        change is sent without an entry, which the log tells at ERROR. It is meant for `destroy`, and for what has to be
+        edited before it::
+
+            try:
+                ...
+            finally:
+                await tp.clusters.for_exit.destroy(cluster).result()
+        """
+        submitter = self._submitter.for_exit()
+        return Clusters(self._transport, submitter, Reconciler(submitter))
+
+    @property
     def lifecycle(self) -> Lifecycle:
         """Creations that others began, and ends of what is in the middle of something."""
         return Lifecycle(

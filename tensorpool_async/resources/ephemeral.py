@@ -25,6 +25,7 @@ from tensorpool_async.models import Cluster
 from tensorpool_async.operations import Operation
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.tokens import Accepted
+from tensorpool_async.resources.leaving import Remnant, announce
 from tensorpool_async.texts import logger_of
 
 
@@ -69,6 +70,7 @@ class Ephemeral:
         self._given_up = False
         self._used = False
         self._over = False
+        self._hourly_rate: float | None = None
 
     @property
     def name(self) -> str | None:
@@ -84,10 +86,12 @@ class Ephemeral:
         try:
             await asyncio.wait([creation])
             self.operation = creation.result()
-            return await self.operation
+            cluster = await self.operation
         except BaseException as error:
             await self._undo(creation, error)
             raise
+        self._hourly_rate = cluster.hourly_rate
+        return cluster
 
     async def __aexit__(
         self,
@@ -110,7 +114,10 @@ class Ephemeral:
         if not self._left:
             creation.cancel()  # it waits for its turn: nothing is made yet
         interruption = await wait_out(creation)
-        if not creation.cancelled():
+        if creation.cancelled():
+            if self._left:  # the event loop ends, and nobody is left to wait for the answer
+                self._tell(error, error)
+        else:
             problem = creation.exception()
             if problem is None:
                 self.operation = creation.result()
@@ -123,6 +130,8 @@ class Ephemeral:
 
     async def _leave(self, error: BaseException | None) -> None:
         """Destroy the cluster; if that fails, tell so with the error that is on its way, or with one of its own."""
+        if self.operation is not None:
+            announce([self._remnant], error)
         try:
             await finish(self._end())
         except (TensorPoolError, TimeoutError) as problem:
@@ -135,12 +144,22 @@ class Ephemeral:
             elif not self._over:  # the event loop ends, and the way out with it
                 self._tell(interruption, interruption)
             raise
+        except (
+            KeyboardInterrupt,
+            SystemExit,
+        ) as interruption:  # a second Ctrl-C, right in the middle of this
+            self._tell(interruption, interruption)
+            raise
 
     def _tell(self, problem: BaseException, error: BaseException | None) -> None:
-        reason = str(problem) or type(problem).__name__
-        text = f"cluster {self.name} ({self._resource_id}) could not be destroyed, and costs money: {reason}"
+        text = self._remnant.left(str(problem) or type(problem).__name__)
         logger.error("%s", text)
         (error or problem).add_note(text)
+
+    @property
+    def _remnant(self) -> Remnant:
+        ids = () if self._resource_id is None else (self._resource_id,)
+        return Remnant(kind="cluster", name=self.name, ids=ids, hourly_rate=self._hourly_rate)
 
     @property
     def _resource_id(self) -> str | None:
@@ -161,7 +180,7 @@ class Ephemeral:
             try:
                 if self._is_protected():
                     await self._unprotect(cluster_id)
-                await self._clusters.lifecycle.destroy(Cluster(cluster_id))
+                await self._clusters.for_exit.lifecycle.destroy(Cluster(cluster_id))
             except (ConnectionFailed, ServerError, RateLimited, DecodeError, AmbiguousOutcomeError) as error:
                 if isinstance(error, ConnectionFailed) and error.permanent:
                     raise
@@ -174,7 +193,7 @@ class Ephemeral:
     async def _unprotect(self, cluster_id: str) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await (await self._clusters.edit(cluster_id, deletion_protection=False)).settled()
+                await (await self._clusters.for_exit.edit(cluster_id, deletion_protection=False)).settled()
             except AmbiguousOutcomeError:
                 if attempt == ATTEMPTS:
                     raise

@@ -14,8 +14,14 @@ from typing import Any
 import attrs
 
 from tensorpool_async.bookkeeping import Books
-from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, OperationFailed, TensorPoolError
-from tensorpool_async.journal import DESTROYED, NOT_MADE, Entry, EntryState
+from tensorpool_async.errors import (
+    AmbiguousOutcomeError,
+    JournalError,
+    NotFound,
+    OperationFailed,
+    TensorPoolError,
+)
+from tensorpool_async.journal import DESTROYED, NOT_MADE, Entry, EntryState, Journal
 from tensorpool_async.models.cluster import Cluster
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.operations import Operation
@@ -35,6 +41,9 @@ DESTRUCTIONS = (OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY)
 FRESH = 900.0
 """Seconds. What was to be sent longer ago than this is either visible by now, or was never made: it may have waited for
 its turn and for pauses, and lists lag behind. What was made later under its name may be anybody's."""
+
+NO_CLAIMS = 60.0
+"""Seconds for which nothing more is claimed, once the journal could not be written: each try may take it 10 s."""
 
 logger: logging.Logger = logger_of("tensorpool_async")
 
@@ -75,6 +84,8 @@ class Recovery:
         self._recovered: set[int] = set()
         self._adopted: dict[str, int] = {}
         self._turn = asyncio.Lock()
+        self._claiming = asyncio.Lock()
+        self._unclaimable_until = float("-inf")
 
     async def recover(self) -> list[Operation[Any]]:
         """Return the operations that were in flight when their processes ended, followed from here on.
@@ -148,9 +159,11 @@ class Recovery:
     async def reap(self, leftover: Leftover) -> bool:
         """Destroy something that outlived its owner; say whether it was this call that did.
 
-        What is still being created is waited for first.
+        What is still being created is waited for first. Where the journal can be read and not written, it is destroyed
+        all the same.
 
         Raises:
+            JournalError: The journal cannot be read.
             ConflictError: It is protected from deletion, or lastingly busy.
             TensorPoolError: It could not be destroyed.
         """
@@ -159,7 +172,7 @@ class Recovery:
         entry = next((entry for entry in entries if entry.id == leftover.entry), None)
         if entry is None or leftover.resource_id in self._held(entries):
             return False
-        if not await journal.claim(entry.id):
+        if not await self._claim(journal, entry):
             return False
         self._recovered.add(entry.id)  # if it fails, it is still listed
         destroyed = await self._destroy(entry, leftover)
@@ -167,6 +180,19 @@ class Recovery:
             self._books.close_entry(entry, DESTROYED)
         self._books.gone(leftover.resource_id)
         return destroyed
+
+    async def _claim(self, journal: Journal, entry: Entry) -> bool:
+        """Make an entry this client's own; also where that cannot be written down: what nobody living holds has to go."""
+        async with self._claiming:
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._unclaimable_until:
+                return True
+            try:
+                return await journal.claim(entry.id)
+            except JournalError as error:
+                self._unclaimable_until = loop.time() + NO_CLAIMS
+                logger.error("%s; what has outlived its owner is destroyed without being claimed", error)  # noqa: TRY400 - the error says all that its traceback would
+                return True
 
     def _is_lost(self, entry: Entry) -> bool:
         """Whether nobody in this process follows it, or only because it was recovered before."""
@@ -224,9 +250,9 @@ class Recovery:
         try:
             model = await self._transport.send(rule.resource.read(resource_id))
             if isinstance(model, Cluster):
-                await self._clusters.lifecycle.destroy(model)
+                await self._clusters.for_exit.lifecycle.destroy(model)
             else:
-                await self._storage.destroy(resource_id).result()
+                await self._storage.for_exit.destroy(resource_id).result()
         except NotFound:
             return False
         return True

@@ -42,6 +42,15 @@ class Storage:
         self._submitter = submitter
         self._reconciler = reconciler
 
+    @property
+    def for_exit(self) -> Storage:
+        """The same, for the way out: what it sends goes ahead also where the journal cannot be written.
+
+        See `Clusters.for_exit`.
+        """
+        submitter = self._submitter.for_exit()
+        return Storage(self._transport, submitter, Reconciler(submitter))
+
     def create(
         self,
         size_gb: int,

@@ -7,9 +7,11 @@ has imported everything already, so that fifty of them cost little.
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -66,11 +68,20 @@ def engine(seed: int, *, faults: bool) -> Emulator:
     )
 
 
-def client(url: str, key: str, journal: Path | None = None, *, longest_backoff: float = 0.05) -> TensorPool:
+def client(
+    url: str,
+    key: str,
+    journal: Path | None = None,
+    *,
+    longest_backoff: float = 0.05,
+    handle_sigterm: bool = False,
+) -> TensorPool:
     """Make a client that tries again quickly."""
     retry = RetryPolicy(backoff=0.01, longest_backoff=longest_backoff)
     polling = PollPolicy(default=0.03, initial=0.02)
-    return TensorPool(key, base_url=url, retry=retry, polling=polling, journal=journal)
+    return TensorPool(
+        key, base_url=url, retry=retry, polling=polling, journal=journal, handle_sigterm=handle_sigterm
+    )
 
 
 def bring_up(url: str, key: str) -> None:
@@ -103,6 +114,26 @@ async def _create_all(url: str, key: str, journal: Path, results: Path, names: S
         await asyncio.gather(*(create(name) for name in names))
 
 
+BLOCK = Fleet("s", [ClusterGroup("t", "8xH100", count=16), ClusterGroup("u", "1xL40S", count=8)])
+"""24 clusters, of two prices."""
+
+
+def hold(what: str, url: str, key: str, journal: Path | None, log: Path) -> None:
+    """Hold a block open for a moment, in a process of its own that asks for SIGTERM; its log goes into a file."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server of these processes may have another one
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.basicConfig(filename=log, level=logging.INFO)
+    asyncio.run(_hold(what, url, key, journal))
+
+
+async def _hold(what: str, url: str, key: str, journal: Path | None) -> None:
+    async with client(url, key, journal, handle_sigterm=True) as tp:
+        block = tp.fleet(BLOCK) if what == "fleet" else tp.clusters.ephemeral("8xH100", name="mine")
+        async with block:
+            for _ in range(5):
+                await tp.clusters.list()  # so that a part of the moments is in the body
+
+
 @attrs.frozen
 class Moment:
     """When to kill: at the n-th request, when it arrives, when it was handled and not answered, or some time later.
@@ -123,9 +154,16 @@ def draw(chance: random.Random, requests: int) -> Moment:
 
 
 class Killer:
-    """Kills a process at a moment; it hears of requests from the emulator's own record."""
+    """Kills a process at a moment; it hears of requests from the emulator's own record.
 
-    def __init__(self) -> None:
+    Attributes:
+        number: The signal that it sends.
+        again: How many seconds later it sends that once more; None for never.
+    """
+
+    def __init__(self, number: signal.Signals = signal.SIGKILL) -> None:
+        self.number = number
+        self.again: float | None = None
         self._seen = {"arrived": 0, "handled": 0}
         self._moment: Moment | None = None
         self._process: BaseProcess | None = None
@@ -148,6 +186,8 @@ class Killer:
             process.join()
         code = process.exitcode
         process.close()
+        if self.number is not signal.SIGKILL:
+            return code != 0
         assert code in {0, -9}, f"the process ended by itself, with {code}"
         return code == -9
 
@@ -167,13 +207,16 @@ class Killer:
 
     def _kill(self, process: BaseProcess) -> None:
         if process is self._process and self._moment is not None:
-            process.kill()
+            os.kill(process.pid or 0, self.number)
+            if self.again is not None:
+                delay, self.again = self.again, None
+                asyncio.get_running_loop().call_later(delay, self._kill, process)
 
 
 @contextmanager
-def listening(monkeypatch: pytest.MonkeyPatch) -> Generator[Killer]:
+def listening(monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGKILL) -> Generator[Killer]:
     """Let a killer hear of every request that arrives at an emulator, and of each that was handled."""
-    killer = Killer()
+    killer = Killer(number)
     arrived, left = Record.arrived, Record.left
 
     def on_arrival(record: Record) -> None:
