@@ -88,6 +88,7 @@ class Books:
         self._ending: set[int] | None = None
         self._operations: dict[int, Operation[Any]] = {}
         self._unrecorded = 0
+        self._can_open = True
         self._late: set[asyncio.Task[int]] = set()
 
     @property
@@ -295,7 +296,12 @@ class Books:
         )
 
     async def _intend(self, journal: Journal, intent: Intent) -> int:
-        await journal.open()
+        try:
+            await journal.open()
+        except JournalError:
+            self._can_open = False
+            raise
+        self._can_open = True
         self._intending.append(intent)
         try:
             entry = await journal.intend(intent)
@@ -404,7 +410,7 @@ class Books:
 
     def _note_gone(self, operation: Operation[Any]) -> None:
         is_over = operation.kind in ENDS_OF_RESOURCES and operation.exception() is None
-        if is_over and operation.resource_id is not None:
+        if is_over and self._can_open and operation.resource_id is not None:
             self.gone(operation.resource_id)
 
     def _close(self, journal: Journal, entry: int, outcome: str) -> None:

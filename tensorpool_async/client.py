@@ -132,7 +132,7 @@ class TensorPool:
                 `no_proxy`. An engine on this machine (loopback) is never reached over one.
             allow_insecure: Whether the key may be sent over plain http to another machine.
             journal: The path of a file in which every change is written down before it is sent, or another `Journal`;
-                see `recover`. It can be shared by any number of processes of one account, and must not be by several
+                see `recover`. Where it cannot be written, nothing is sent but what ends a cost on the way out. It can be shared by any number of processes of one account, and must not be by several
                 accounts: what another account's key cannot see counts as gone. It never holds the key.
             on_event: A function, or a coroutine function, that is told what happens; or several of them. See
                 `tensorpool_async.events`. One that raises is counted and harms nothing, nor does a coroutine function
@@ -335,7 +335,10 @@ class TensorPool:
     async def reap(self, leftover: Leftover) -> bool:
         """Destroy something that `leftovers` has listed; False if another process was faster.
 
+        A journal that can be read and not written does not prevent it; what is sent without an entry is logged.
+
         Raises:
+            JournalError: The journal cannot be read.
             ConflictError: It is protected from deletion, or lastingly busy (409).
         """
         return await self._recovery.reap(leftover)

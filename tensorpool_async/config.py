@@ -56,7 +56,7 @@ class Timeouts:
     """How long one HTTP attempt may take, in seconds: `connect` and `read` together, whatever the other side does.
 
     Only an answer that is long and keeps coming may take more time: a second for each 32 KiB of it. It is bounded in turn
-    by `TensorPool(max_response_bytes=…)`.
+    by `TensorPool(max_response_bytes=…)`. One that has begun and comes more slowly is given up after 8 seconds.
 
     There is no limit on the time spent waiting for a slot: a fleet of thousands may well queue for minutes. For a limit on
     a wait, use `Operation.result(timeout=…)`.

@@ -289,7 +289,7 @@ class AmbiguousOutcomeError(TensorPoolError):
 
 
 class JournalError(TensorPoolError):
-    """The journal cannot be read or written. What was to be noted in it was not sent.
+    """The journal cannot be read or written. What was to be noted in it was not sent, unless it ends a cost on the way out.
 
     Attributes:
         path: The file.

@@ -151,9 +151,8 @@ class Poller:
                 self._set_timer(worker.get_loop())
 
     def _put_back(self, operation: Pollable, loop: asyncio.AbstractEventLoop) -> None:
-        self._count += 1
-        operation.next_at = loop.time()
-        heapq.heappush(self._heap, (operation.next_at, self._count, operation))
+        if operation in self._followed:  # else it was dropped meanwhile
+            self._push(operation, loop.time())
 
     def _next(self, now: float) -> Pollable | None:
         """Take what has been due for longest; return None where nothing is due."""

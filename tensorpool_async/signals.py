@@ -16,8 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
+from tensorpool_async.texts import logger_of
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 BLOCKED = 1.0

@@ -21,12 +21,13 @@ from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.tokens import UNSIGNED, Accepted, Ticket, Tokens
 from tensorpool_async.protocol.trips import Trip
+from tensorpool_async.texts import logger_of
 from tensorpool_async.transport import Transport
 
 
 T = TypeVar("T")
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 class Submission(Awaitable["Operation[T]"], Generic[T]):

@@ -75,6 +75,9 @@ READ_SIZE = 64 * 1024
 SLOWEST = 32 * 1024
 """Bytes per second. An answer that takes longer than `Timeouts.read` must come at least this fast on average."""
 
+LONGEST_DRIP = 8.0
+"""Seconds. What has begun to come, and is not there at once, must come that fast from then on: it holds a slot."""
+
 SLOWEST_DOWNLOAD = 1024
 """Bytes per second, for what comes from an object store: no request waits for its slot."""
 
@@ -469,6 +472,8 @@ class Transport:
 
     def _download_failure(self, error: Exception, *, left: bool = False) -> ConnectionFailed:
         """As `failure`, for an address that is a secret: what aiohttp says of it may hold all of it."""
+        if isinstance(error, _Lost) and isinstance(error.__cause__, Exception):
+            error, left = error.__cause__, True
         if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)) or not isinstance(
             error, (aiohttp.ClientError, OSError)
         ):
@@ -504,7 +509,7 @@ class Transport:
     ) -> Response:
         """Take in what came, without the key: an engine may quote it, also in the sentence of a FAILED."""
         key, headers = self.key, answer.headers
-        shown = {} if headers is None else key.mask_headers(headers)
+        shown: Mapping[str, str] = {} if headers is None else key.mask_headers(headers)
         return Response(answer.status, shown, key.mask(body), time.time(), problem, too_large)
 
     def failure(self, error: Exception, *, left: bool = False) -> ConnectionFailed:
@@ -615,7 +620,7 @@ class Transport:
         limit = LARGEST_ERROR if not answer.ok else self._largest if lane is Lane.READ else LARGEST_SMALL
         reader = BodyReader(answer.headers, min(limit, self._largest))
         try:
-            whole = await reader.read(answer.content, partial(self._comes, task))
+            whole = await reader.read(answer.content, partial(self._comes, task, answer.content))
         except BaseException as error:
             answer.close()
             late = self._deadlines.expired(task)
@@ -628,15 +633,19 @@ class Transport:
                 answer.close()
         return reader.body(ok=answer.ok)
 
-    def _comes(self, task: asyncio.Task[Any] | None, size: int) -> None:
-        if task is not None:
-            self._deadlines.extend(task, size / SLOWEST)
+    def _comes(self, task: asyncio.Task[Any] | None, content: aiohttp.StreamReader, size: int) -> None:
+        """Count what has come of an answer in its favour; what goes on coming has less time than what has not begun."""
+        if task is None or content.is_eof():
+            return
+        if not self._deadlines.is_changed(task):
+            self._deadlines.shorten(task, LONGEST_DRIP)
+        self._deadlines.extend(task, size / SLOWEST)
 
     async def _refusal_of(self, answer: aiohttp.ClientResponse) -> Response:
         reader = BodyReader(answer.headers, LARGEST_ERROR)
         with suppress(aiohttp.ClientError, OSError, ValueError):  # whatever there is of it will do
             async with asyncio.timeout(self.timeouts.read):
-                await reader.read(answer.content, partial(self._comes, None))
+                await reader.read(answer.content, partial(self._comes, None, answer.content))
         answer.close()
         return self.received(answer, reader.body(ok=False)[0])
 

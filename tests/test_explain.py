@@ -55,11 +55,12 @@ async def test_the_story_tells_of_a_wait_for_a_slot(emulator: Emulator) -> None:
     limiter = RateLimiter(max_in_flight=1)
     async with TensorPool(emulator.key, base_url=emulator.url, limiter=limiter) as tp:
         granted_at = await limiter.acquire()
-        submitting = asyncio.create_task(tp.clusters.create("1xH100").result(0.01))
+        creation = tp.clusters.create("1xH100")
+        submitting = asyncio.ensure_future(creation)
         await asyncio.sleep(0.25)
         limiter.release(granted_at)
         with pytest.raises(OperationTimeout) as caught:
-            await submitting
+            await (await submitting).result(0)
     (note,) = notes_of(caught.value)
     (waited,) = [line for line in note.splitlines() if "for its turn" in line]
     assert 0.2 <= float(waited.removeprefix("waited ").removesuffix(" s for its turn")) < 2.0

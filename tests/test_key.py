@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from html.entities import html5
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import aiohttp
@@ -486,7 +486,7 @@ async def test_no_frame_holds_the_key_where_it_cannot_be_told(sinks: Sinks) -> N
             ws = await session.ws_connect(f"{engine.url}/job/listen/j-1")
             await ws.send_json({"TENSORPOOL_KEY": KEY})
             await ws.close()
-            stream = Stream(ws, Secret(KEY))
+            stream = Stream(ws, Secret(KEY), 1.0)
             await sinks.meet(stream.send({"TENSORPOOL_KEY": MaskedHeader(KEY)}))
     assert len(sinks.errors) == 1
 
@@ -874,7 +874,8 @@ async def test_a_key_that_is_given_as_an_id_or_a_name_is_not_shown(
 def test_a_client_does_not_show_its_key() -> None:
     tp = TensorPool(KEY)
     transport: Any = vars(tp)["_transport"]
-    shown = [repr(tp), str(tp), repr(vars(tp)), repr(vars(transport))]
+    variables = cast("dict[str, object]", vars(transport))
+    shown = [repr(tp), str(tp), repr(vars(tp)), repr(variables)]
     assert not any(shows_the_key(text) for text in shown)
 
 

@@ -220,12 +220,12 @@ async def test_a_program_that_cancels_all_its_tasks_still_learns_how_its_operati
         )
 
     scripted.handle("GET /request/info/r-1", hang_once)
-    operation = odd_tp.operation("r-1")
+    waiting = asyncio.ensure_future(odd_tp.operation("r-1").result())
     await polled.wait()
     (worker,) = [task for task in asyncio.all_tasks() if task.get_name() == "tensorpool-poll"]
     worker.cancel()
     async with asyncio.timeout(5):
-        assert await operation is None
+        assert await waiting is None
 
 
 async def test_a_poll_that_is_cancelled_before_it_begins_is_made_all_the_same(
@@ -233,11 +233,11 @@ async def test_a_poll_that_is_cancelled_before_it_begins_is_made_all_the_same(
 ) -> None:
     request = {"request_id": "r-1", "request_type": "CLUSTER_RELEASE", "status": "COMPLETED"}
     scripted.answer("GET /request/info/r-1", request)
-    operation = odd_tp.operation("r-1")
+    waiting = asyncio.ensure_future(odd_tp.operation("r-1").result())
     before = asyncio.all_tasks()
     while not (new := asyncio.all_tasks() - before):
         await asyncio.sleep(0)
     for worker in new:
         worker.cancel()
     async with asyncio.timeout(5):
-        assert await operation is None
+        assert await waiting is None

@@ -373,7 +373,7 @@ async def test_a_store_that_knows_nothing_says_so_without_the_signature(
 ) -> None:
     gone = answer("404 Not Found", gzip.compress(b"gone"), Content_Encoding="gzip")
     async with store(lambda _, __: gone) as (url, _):
-        with pytest.raises(NotFound, match="404: Not Found, without a message") as caught:
+        with pytest.raises(NotFound, match="404: gone") as caught:
             await pull(scripted, {"f": f"{url}/f?sesame"}, tmp_path)
     assert "sesame" not in str(caught.value) + repr(vars(caught.value))
 
@@ -548,8 +548,7 @@ async def test_names_and_notes_are_told(
     events: list[Any] = []
     async with store(lambda _, __: WHOLE) as (url, _):
         await pull(scripted, {"a\x1b[31m\nb": f"{url}/f"}, tmp_path, on_event=events.append)
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert re.fullmatch(r"[ -~]+", record.getMessage()), "in one line, and obeyed by no terminal"
     assert [event.name for event in events if isinstance(event, BytesPulled) and event.done] == [
         "a\x1b[31m\nb"

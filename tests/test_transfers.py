@@ -574,9 +574,12 @@ async def test_a_link_in_place_of_an_ignore_file_is_not_followed(runner: Runner)
         await runner(PUSH, "rsync -a --filter=':- .gitignore' -e 'ssh -p PORT' ./ HOST:job/")
 
 
-async def test_a_cancelled_download_leaves_nothing_behind(runner: Runner) -> None:
+async def test_a_cancelled_download_leaves_nothing_behind(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = files_in(runner.decoys.folder)
-    temporary = set(Path(tempfile.gettempdir()).glob("tensorpool-*"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (runner.decoys.server.home / "out").mkdir()
     with (runner.decoys.server.home / "out" / "large").open("wb") as file:
         file.truncate(50_000_000)
@@ -589,7 +592,7 @@ async def test_a_cancelled_download_leaves_nothing_behind(runner: Runner) -> Non
         with pytest.raises(asyncio.CancelledError):
             await task
     assert files_in(runner.decoys.folder) == before
-    assert set(Path(tempfile.gettempdir()).glob("tensorpool-*")) <= temporary
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 # The whole way

@@ -57,6 +57,8 @@ class Trial:
         filled = self.decoys.fill_in(text.replace("HOME", str(self.decoys.home)))
         for direction in Direction:
             self.counts["texts"] += 1
+            if self.counts["texts"] % 1000 == 0:
+                print(self.counts, flush=True)  # noqa: T201 - a long run is followed with -s
             try:
                 command = transfers_only(filled)
             except CommandRefused as refusal:
@@ -138,7 +140,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
         made = Trial(decoys, key)
         with made.run:
             yield made
-        print(dict(made.counts))  # noqa: T201 - shown with -s
+        print(made.counts)  # noqa: T201 - shown with -s
 
 
 @settings(

@@ -30,6 +30,7 @@ CHANGING_METHODS = ("POST", "PATCH")
 MEANING = {
     Failure.NOT_SENT: "no address, a connection refused or not made in time",
     Failure.NO_ANSWER: "a lost connection, no answer in time, {statuses}, or a success that cannot be read",
+    Failure.TOO_LARGE: "a success that is larger than `max_response_bytes`",
     Failure.RATE_LIMITED: "429, or 503 with Retry-After",
     Failure.REFUSED: "any other status, or a certificate that is not trusted",
 }

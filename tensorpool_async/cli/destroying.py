@@ -28,8 +28,10 @@ async def destroy(words: Sequence[str], journal: Path | None, *, yes: bool, as_j
             return WRONG_USAGE if not can_ask() else DONE
         errors: dict[str, str] = {}
         try:
-            for kind in (Cluster, StorageVolume):
-                await asyncio.gather(*(_destroy(tp, one, errors) for one in found if isinstance(one, kind)))
+            clusters = [one for one in found if isinstance(one, Cluster)]
+            volumes = [one for one in found if not isinstance(one, Cluster)]
+            await asyncio.gather(*(_destroy(tp, one, errors) for one in clusters))
+            await asyncio.gather(*(_destroy(tp, one, errors) for one in volumes))
         except asyncio.CancelledError:
             say(f"Interrupted. To go on:  tpa destroy {' '.join(one.id for one in found)}")
             return INTERRUPTED

@@ -210,10 +210,9 @@ class ClusterStore:
 
     def instance(self, instance_id: str) -> tuple[Cluster, Instance]:
         """Raises Refusal when no living cluster has it."""
-        for cluster in self.registry.living:
-            for instance in cluster.instances:
-                if instance.id == instance_id:
-                    return cluster, instance
+        found = ((c, i) for c in self.registry.living for i in c.instances if i.id == instance_id)
+        for pair in found:
+            return pair
         raise not_found(f"Instance {instance_id}")
 
     def _make(self, spec: ClusterSpec, rate: float) -> Cluster:
@@ -251,14 +250,9 @@ class ClusterStore:
             seconds *= GIVES_UP
         else:
             self._hold(cluster, cluster.num_nodes)
+        done, failed = (lambda: self._start(cluster)), (lambda: self._fail(cluster))
         request = self._engine.change(
-            cluster,
-            RequestKind.CLUSTER_CLAIM,
-            seconds,
-            scope,
-            done=lambda: self._start(cluster),
-            failed=lambda: self._fail(cluster),
-            failure=failure,
+            cluster, RequestKind.CLUSTER_CLAIM, seconds, scope, done=done, failed=failed, failure=failure
         )
         self._later(cluster, request, seconds * PROVISIONS, ClusterStatus.PROVISIONING)
         if not failure:
@@ -268,9 +262,9 @@ class ClusterStore:
     def _shortage(self, cluster: Cluster, scope: Scope) -> str | None:
         kind = cluster.instance_type
         lacking = kind in self.capacity and self._held[kind] + cluster.num_nodes > self.capacity[kind]
-        if lacking or scope.take(FaultKind.NO_CAPACITY):
-            return f"No capacity available for {cluster.num_nodes} x {kind}, try another type or later"
-        return None
+        if not lacking and not scope.take(FaultKind.NO_CAPACITY):
+            return None
+        return f"No capacity available for {cluster.num_nodes} x {kind}, try another type or later"
 
     def _later(self, cluster: Cluster, request: Request, seconds: float, status: ClusterStatus) -> None:
         def move() -> None:
@@ -364,8 +358,8 @@ class ClusterEndpoints:
 
     def destroy(self, exchange: Exchange) -> Reply:
         cluster, request = self.clusters.destroy(exchange.argument, exchange.scope)
-        message = f"Cluster {cluster.name} ({cluster.id}) is being destroyed"
-        body = {"cluster_id": cluster.id, "message": message}
+        text = f"Cluster {cluster.name} ({cluster.id}) is being destroyed"
+        body = {"cluster_id": cluster.id, "message": text}
         return self.engine.requests.accepted(request, exchange.scope, body)
 
     def operations(self, exchange: Exchange) -> Reply:
@@ -413,8 +407,10 @@ def _spec(fields: Fields) -> ClusterSpec:
 
 
 def _unknown_type(instance_type: str) -> tuple[str, str]:
-    text = f"Value error, unknown instance type {instance_type!r}, choose from {', '.join(PRICES)}"
-    return text, "value_error"
+    return (
+        f"Value error, unknown instance type {instance_type!r}, choose from {', '.join(PRICES)}",
+        "value_error",
+    )
 
 
 def _cluster_table(clusters: Iterable[Cluster]) -> str:

@@ -35,7 +35,10 @@ class FleetSession:
     what it has made is destroyed, volumes after clusters and with all data on them, whatever the fleet file protects
     from deletion. What was there before, or was made by somebody else, is left. Nothing is destroyed while its creation
     is still going on at the engine, and no creation that was sent is forgotten: its answer is waited for. Being cancelled
-    does not shorten this; a second Ctrl-C does, and what is left then is logged. Entering raises what `up` raises.
+    does not shorten this; a second Ctrl-C does, and what is left then is logged with its price and the command that
+    destroys it. SIGTERM does the same as Ctrl-C for a client with `handle_sigterm=True`, and else ends the process at
+    once. A journal that cannot be written keeps clusters from being created, and never from being destroyed. What costs
+    most is destroyed first. Entering raises what `up` raises.
 
     If the end of a block cannot destroy everything, the body's own error stays the one that is raised, with a note for
     each cluster that is left; without one, `FleetError` is raised.
@@ -166,6 +169,7 @@ class FleetSession:
         Its volumes are destroyed after them, with all data on them, unless they are protected from deletion.
 
         Those that are being created are waited for first. Only clusters whose names belong to the fleet are touched.
+        A journal that cannot be written does not prevent it: what is sent without an entry is told in the log.
 
         Args:
             on_event: Called with a `FleetMemberChanged` for each change.

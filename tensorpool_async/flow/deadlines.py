@@ -11,7 +11,7 @@ class Deadlines:
     """Ends what takes longer than it may, by cancelling its task, as `asyncio.timeout` does.
 
     All have the same time, so the one that began first is due first, and one timer does for all. A timer for each costs
-    more than all else that is done here for a request. The few that make progress are given more time.
+    more than all else that is done here for a request. The few that come in pieces are given more time, or less.
     """
 
     __slots__ = ("_began", "_more", "_overdue", "_timer", "seconds")
@@ -40,10 +40,26 @@ class Deadlines:
         """Whether the time of one of them has begun, and not ended."""
         return task in self._began
 
+    def is_changed(self, task: asyncio.Task[Any]) -> bool:
+        """Whether one of them has been given more time, or less."""
+        return task in self._more
+
     def extend(self, task: asyncio.Task[Any], seconds: float) -> None:
         """Give one of them so much more time."""
         if task in self._began:
             self._more[task] = self._more.get(task, 0.0) + seconds
+
+    def shorten(self, task: asyncio.Task[Any], seconds: float) -> None:
+        """Leave one of them no more than `seconds` from now."""
+        begun = self._began.get(task)
+        if begun is None:
+            return
+        loop = task.get_loop()
+        too_much = begun[0] + self._more.get(task, 0.0) + self.seconds - loop.time() - seconds
+        if too_much > 0:
+            self._more[task] = self._more.get(task, 0.0) - too_much
+            self.close()
+            self._expire(loop)
 
     def end(self, task: asyncio.Task[Any]) -> None:
         """Count no longer."""
@@ -74,7 +90,7 @@ class Deadlines:
             began = begun + self._more.get(task, 0.0)
             if began > latest:
                 next_at = min(next_at, began + self.seconds)
-                if task not in self._more:
+                if not self._more:
                     break  # those behind it began later still
             elif task not in self._overdue:
                 self._overdue.add(task)

@@ -22,6 +22,7 @@ from tensorpool_async.journal.files import check, identity, make_folders, narrow
 from tensorpool_async.journal.owners import Owner, is_owner
 from tensorpool_async.journal.records import DESTROYED, NOT_MADE, REFUSED, Entry
 from tensorpool_async.journal.rows import Row, entry_of
+from tensorpool_async.texts import logger_of
 
 
 APPLICATION_ID = 0x74706131
@@ -144,7 +145,7 @@ _ADVICE_OF_SYSTEM = {
 }
 """What to do, by the error of the system."""
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 @attrs.define

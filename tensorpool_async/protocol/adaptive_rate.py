@@ -60,7 +60,8 @@ SHORT_HOLD = 2.0
 
 LONG_HOLD = 30.0
 """Seconds for which any other rate is held, as each 429 costs a pause of mostly a second. For as long it is remembered
-what was allowed before a fall, and what the last RateLimit headers said, where answers have none any more."""
+what the last RateLimit headers said, where answers have none any more; for twice as long, what was allowed before a
+fall."""
 
 FEWEST_COUNTED = 8
 """How many requests have to get through, on top of a burst, for a rate to be judged by them."""
@@ -193,7 +194,9 @@ class AdaptiveRate:
         if rate == inf and now < self.paused_until + WINDOW:
             rate = START
         if rate < inf:
-            self._next_at = max(self._next_at, now - SLACK) + 1.0 / rate
+            # A process that was held up may catch up with half of a burst.
+            saved_up = max(SLACK, (self._burst.size / 2.0 - 1.0) / rate)
+            self._next_at = max(self._next_at, now - saved_up) + 1.0 / rate
         self._update_ready_at()
 
     def passed(self, sent_at: float, *, waited: bool) -> None:
@@ -273,7 +276,7 @@ class AdaptiveRate:
             return
         self._searching = False
         if self._known > self._former or self._refused_at >= self._former_until:
-            self._former, self._former_until = self._known, self._refused_at + LONG_HOLD
+            self._former, self._former_until = self._known, self._refused_at + 2.0 * LONG_HOLD
         self._known = self._rate
         self._hold = SHORT_HOLD if self._rate < self._former * DECREASE else LONG_HOLD
 

@@ -122,6 +122,7 @@ class Clusters:
         change is sent without an entry, which the log tells at ERROR. It is meant for `destroy`, and for what has to be
         edited before it::
 
+            cluster = await tp.clusters.create("1xH100").result()
             try:
                 ...
             finally:
@@ -283,7 +284,10 @@ class Clusters:
         It is destroyed when the body ends, raises or is cancelled, and also where that happens while it is still being
         created: then the end of its creation is waited for first, since an engine may finish what it was told to destroy
         in the middle. The way out is not interrupted by further cancellations (Ctrl-C too); only the end of the event
-        loop does that. With a journal, `tpa reap` destroys what a killed process has left.
+        loop does that (a second Ctrl-C), and what is left then is logged with its price and the command that destroys
+        it. SIGTERM does the same as Ctrl-C for a client with `handle_sigterm=True`, and else ends the process at once.
+        With a journal, `tpa reap` destroys what a killed process has left. A journal that cannot be written keeps the
+        cluster from being created, and never from being destroyed.
 
         Args:
             instance_type: As for `create`, like all that follow.

@@ -23,9 +23,10 @@ from tensorpool_async.protocol.transfers import Direction, Transfer, transfer_ar
 from tensorpool_async.resources.ssh_files import SSHFiles
 from tensorpool_async.resources.staging import PREFIX, Staging
 from tensorpool_async.resources.uploads import check_no_link, check_upload
+from tensorpool_async.texts import logger_of
 
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 MOST_NAMED = 100
 """Secrets of an upload that are named."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import attrs
 from anyio.streams.memory import MemoryObjectSendStream
 
 from tensorpool_async.errors import CommandRefused, StreamError, TensorPoolError
@@ -17,6 +18,7 @@ from tensorpool_async.events import Dispatcher, JobMessage
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.job import Job, JobPull, PulledFile
 from tensorpool_async.processes import CommandResult
+from tensorpool_async.protocol.command_words import LocalPath
 from tensorpool_async.protocol.commands import CheckedCommand, CommandPolicy, transfers_only
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text, delete_request
 from tensorpool_async.protocol.kinds import JOB
@@ -255,13 +257,26 @@ class Jobs:
                     raise
                 key.mask_error(refused)
                 raise refused.with_traceback(None)  # noqa: B904 - the same error, without the frames that hold the key
-            words = [repr(command)] if isinstance(command, CheckedCommand) else list(command)
+            words = _words_of(command)
             if key.mask_all(words) == words:
                 return command
             command, words = (), []  # an error may be shown with the variables of its frames
             raise CommandRefused("the command holds the API key; it was not run")
 
         return policy
+
+
+def _words_of(value: object) -> list[str]:
+    """Return all texts of a command, a path both by its names and as a whole."""
+    if isinstance(value, str):
+        return [value]
+    parts: Iterable[object] = ()
+    if attrs.has(type(value)):
+        parts = [getattr(value, field.name) for field in attrs.fields(type(value))]
+    elif isinstance(value, Sequence):
+        parts = cast("Sequence[object]", value)
+    whole = [value.text] if isinstance(value, LocalPath) else []
+    return whole + [word for part in parts for word in _words_of(part)]
 
 
 async def _run_pull(runner: CommandRunner, command: str, *, shown: bool) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from tensorpool_async.texts import logger_of
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+
+logger: logging.Logger = logger_of("tensorpool_async")
 
 
 @attrs.frozen(kw_only=True)

@@ -19,9 +19,10 @@ import attrs
 
 from tensorpool_async.errors import PathRefused
 from tensorpool_async.protocol.command_words import LocalPath
+from tensorpool_async.texts import logger_of
 
 
-logger: logging.Logger = logging.getLogger("tensorpool_async")
+logger: logging.Logger = logger_of("tensorpool_async")
 
 PREFIX = ".tensorpool-"
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)

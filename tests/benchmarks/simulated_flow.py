@@ -33,6 +33,7 @@ class Simulation:
         engine_rate: Requests per second that the bucket lets in.
         burst: The bucket's size.
         latency: From sending a request to its answer.
+        stalls: How long the engine, or the client, does not run from time to time, on average, as on a busy machine.
         rate: What decides; the one to be measured.
         answers: When each request was answered, and whether it was let through.
     """
@@ -42,14 +43,19 @@ class Simulation:
     latency: float
     rate: Any = attrs.field(factory=AdaptiveRate)
     seed: int = 1
+    stalls: float = 0.0
     slots: int = SLOTS
     now: float = 0.0
     answers: list[tuple[float, bool]] = attrs.field(factory=list[tuple[float, bool]])
-    _under_way: list[tuple[float, int, float, bool, float]] = attrs.field(init=False, factory=list)
+    _under_way: list[tuple[float, int, float, bool, float]] = attrs.field(
+        init=False, factory=list[tuple[float, int, float, bool, float]]
+    )
     _number: Iterator[int] = attrs.field(init=False, factory=itertools.count)
     _tokens: float = attrs.field(init=False)
     _filled_at: float = attrs.field(init=False, default=0.0)
     _random: random.Random = attrs.field(init=False)
+    _stall: tuple[float, float] = attrs.field(init=False, default=(0.0, 0.0))
+    _stalled_until: float = attrs.field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
         self._tokens = self.burst
@@ -64,7 +70,9 @@ class Simulation:
             if len(self._under_way) >= self.slots:
                 ready_at = math.inf
             answer_at = self._under_way[0][0] if self._under_way else math.inf
-            self.now = max(self.now, min(ready_at, answer_at))
+            self.now = max(self.now, min(ready_at, answer_at), self._stalled_until)
+            if self.stalls and self._random.random() < 0.01:
+                self._stalled_until = self.now + self._random.expovariate(1.0 / self.stalls)
             if self.now >= until:
                 self.now = until
                 return
@@ -85,12 +93,22 @@ class Simulation:
 
     def _send(self) -> None:
         self.rate.take(self.now)
-        self._fill(self.now + self.latency / 2)
+        arrives_at = self._after_stall(self.now + self.latency / 2)
+        self._fill(arrives_at)
         passed = self._tokens >= 1.0
         self._tokens -= passed
         wait = 0.0 if passed else max(1.0, math.ceil((1.0 - self._tokens) / self.engine_rate))
-        latency = self.latency * (1.0 + 0.2 * self._random.random())
-        heapq.heappush(self._under_way, (self.now + latency, next(self._number), self.now, passed, wait))
+        latency = self.latency / 2 * (1.0 + 0.4 * self._random.random())
+        heapq.heappush(self._under_way, (arrives_at + latency, next(self._number), self.now, passed, wait))
+
+    def _after_stall(self, at: float) -> float:
+        """Return when the engine reads what arrives then: at the end of the stall, if it is in one."""
+        start, end = self._stall
+        while self.stalls and end < at:
+            start = end + self._random.expovariate(1.0)
+            end = start + self._random.expovariate(1.0 / self.stalls)
+            self._stall = start, end
+        return end if self.stalls and start < at else at
 
     def _answer(self, *, waited: bool) -> None:
         _, _, sent_at, passed, wait = heapq.heappop(self._under_way)
@@ -111,7 +129,8 @@ class Simulation:
 
 
 SEEDS = range(1, 6)
-LATENCIES = (0.004, 0.1)
+MACHINES = ((0.004, 0.0), (0.1, 0.0), (0.004, 0.05))
+"""Latency, and how long the engine or the client does not run about once in a second."""
 
 
 def median(values: list[float]) -> float:
@@ -119,9 +138,11 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def steady(make: Callable[[], Any], engine_rate: float, burst: float, latency: float) -> dict[str, float]:
+def steady(
+    make: Callable[[], Any], engine_rate: float, burst: float, latency: float, stalls: float
+) -> dict[str, float]:
     """Run against a limit that stays, for 40 seconds."""
-    runs = [Simulation(engine_rate, burst, latency, make(), seed) for seed in SEEDS]
+    runs = [Simulation(engine_rate, burst, latency, make(), seed, stalls) for seed in SEEDS]
     for run in runs:
         run.run(40.0)
     return {
@@ -131,9 +152,11 @@ def steady(make: Callable[[], Any], engine_rate: float, burst: float, latency: f
     }
 
 
-def lasting(make: Callable[[], Any], engine_rate: float, burst: float, latency: float) -> dict[str, float]:
+def lasting(
+    make: Callable[[], Any], engine_rate: float, burst: float, latency: float, stalls: float
+) -> dict[str, float]:
     """Run against a limit that stays, from the first minute to the fifth."""
-    runs = [Simulation(engine_rate, burst, latency, make(), seed) for seed in SEEDS]
+    runs = [Simulation(engine_rate, burst, latency, make(), seed, stalls) for seed in SEEDS]
     for run in runs:
         run.run(300.0)
     return {
@@ -142,11 +165,13 @@ def lasting(make: Callable[[], Any], engine_rate: float, burst: float, latency: 
     }
 
 
-def fall(make: Callable[[], Any], engine_rate: float, burst: float, latency: float) -> dict[str, float]:
+def fall(
+    make: Callable[[], Any], engine_rate: float, burst: float, latency: float, stalls: float
+) -> dict[str, float]:
     """Let the limit fall to a fifth for 20 seconds."""
-    backs, lows, waits = [], [], []
+    backs, lows, waits = list[float](), list[float](), list[float]()
     for seed in SEEDS:
-        run = Simulation(engine_rate, burst, latency, make(), seed)
+        run = Simulation(engine_rate, burst, latency, make(), seed, stalls)
         run.run(20.0)
         run.set_rate(engine_rate / 5)
         run.run(40.0)
@@ -162,11 +187,13 @@ def fall(make: Callable[[], Any], engine_rate: float, burst: float, latency: flo
 def figures(make: Callable[[], Any] = AdaptiveRate) -> dict[str, float]:
     """Return all figures."""
     found: dict[str, float] = {}
-    for latency in LATENCIES:
+    for latency, stalls in MACHINES:
         for engine_rate, burst in ((10.0, 10.0), (50.0, 10.0), (50.0, 50.0), (200.0, 40.0)):
-            where = f"{engine_rate:g}/s, burst {burst:g}, {latency * 1000:g} ms: "
+            where = (
+                f"{engine_rate:g}/s, burst {burst:g}, {latency * 1000:g} ms{', stalls' if stalls else ''}: "
+            )
             for scenario in (steady, lasting, fall):
-                for name, value in scenario(make, engine_rate, burst, latency).items():
+                for name, value in scenario(make, engine_rate, burst, latency, stalls).items():
                     found[where + name] = value
     return found
 
@@ -180,7 +207,7 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         return
     for name, value in found.items():
-        print(f"{name:<56} {value:8.3f}")
+        print(f"{name:<62} {value:8.3f}")
 
 
 if __name__ == "__main__":

@@ -74,14 +74,14 @@ async def test_the_demo(tpa: Tpa) -> None:
     assert "of which 0 were" not in requests
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_an_interrupted_up_tells_what_runs_and_how_to_go_on(
-    number: signal.Signals, engine: Emulator, tpa: Tpa, fleet_file: Path, until: Until
+    number: signal.Signals, code: int, engine: Emulator, tpa: Tpa, fleet_file: Path, until: Until
 ) -> None:
     process = await tpa.start("up", "fleet.toml")
     await until(lambda: len(engine.record.living) == 4)
     ended = await tpa.interrupt(process, number)
-    assert ended.code == 130
+    assert ended.code == code
     assert len(engine.record.living) == 4
     assert engine.record.by_route["DELETE /cluster/{cluster}"] == 0
     for key in engine.record.living:
@@ -121,7 +121,10 @@ async def test_an_interrupted_down_tells_what_is_left(tpa: Tpa, fleet_file: Path
     assert "2 clusters of s" in ended.err
 
 
-async def test_a_second_interrupt_leaves_at_once(tpa: Tpa, fleet_file: Path, until: Until) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_second_interrupt_leaves_at_once(
+    number: signal.Signals, code: int, tpa: Tpa, fleet_file: Path, until: Until
+) -> None:
     # The engine takes a second for each answer, so that the account after the first interrupt takes its time.
     async with Emulator(latency=1.0) as engine:
         process = await tpa.start("up", "fleet.toml", TENSORPOOL_ENGINE=engine.url, TENSORPOOL_KEY=engine.key)
@@ -130,9 +133,9 @@ async def test_a_second_interrupt_leaves_at_once(tpa: Tpa, fleet_file: Path, unt
         await asyncio.sleep(0.2)
         assert process.returncode is None
         async with asyncio.timeout(0.7):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             ended = await tpa.end(process)
-    assert ended.code == 130
+    assert ended.code == code
     assert "Traceback" not in ended.err
 
 
@@ -255,3 +258,40 @@ async def test_without_its_packages_it_says_what_to_install(tpa: Tpa, tmp_path: 
     refused = await tpa("ls", PYTHONPATH=path)
     assert (refused.code, refused.out) == (1, "")
     assert refused.err == 'tpa needs cyclopts and rich: pip install "tensorpool-async[cli]"\n'
+
+
+async def test_down_goes_ahead_with_a_journal_that_cannot_be_used(
+    engine: Emulator, tpa: Tpa, fleet_file: Path
+) -> None:
+    await tpa("up", "fleet.toml")
+    assert len(engine.record.living) == 4
+    (tpa.folder / "journal.db").write_text("no journal at all")
+    ended = await tpa("down", "fleet.toml", "--journal", "journal.db")
+    assert (ended.code, engine.record.living) == (0, [])
+    (warning,) = [line for line in ended.err.splitlines() if "journal.db" in line]
+    assert "without an entry in the journal" in warning
+    assert (tpa.folder / "journal.db").read_text() == "no journal at all"
+
+
+async def test_destroy_takes_ids_and_names(engine: Emulator, tpa: Tpa) -> None:
+    async with TensorPool(engine.key, base_url=engine.url) as tp:
+        first = await tp.clusters.create("8xH100", name="first").result()
+        second = await tp.clusters.create("8xH100", name="second").result()
+        volume = await tp.storage.create(10, name="data").result()
+        shown = await tpa("destroy", first.id, "data")
+        assert shown.code == 2
+        assert "add --yes" in shown.err
+        assert {first.id, second.id} <= set(engine.record.living)
+        ended = await tpa("destroy", first.id, "data", "--yes", "--json")
+        assert [(one["id"], one["destroyed"]) for one in document(ended.out)["resources"]] == [
+            (first.id, True),
+            (volume.id, True),
+        ]
+        assert engine.record.living == [second.id]
+        await tp.clusters.edit(second, deletion_protection=True).result()
+        failed = await tpa("destroy", "second", "-y")
+        assert failed.code == 1
+        assert "Destroyed 0 of 1." in failed.out
+        missing = await tpa("destroy", "third", "-y")
+        assert missing.code == 2
+        assert "there is no cluster or volume third" in missing.err

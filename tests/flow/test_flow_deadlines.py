@@ -88,3 +88,35 @@ async def test_an_endless_time_ends_nothing() -> None:
     assert deadlines.begin() is None
     assert not deadlines.expired(None)
     deadlines.close()
+
+
+async def test_one_that_has_less_time_ends_first_and_one_that_has_more_last() -> None:
+    deadlines = Deadlines(0.4)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    async def changed(more: float, at_most: float | None) -> float:
+        task = deadlines.begin()
+        assert task is not None
+        try:
+            if at_most is not None:
+                deadlines.shorten(task, at_most)
+            if more:
+                deadlines.extend(task, more)
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            assert deadlines.expired(task)
+        finally:
+            deadlines.end(task)
+        return loop.time() - began
+
+    first, second, third, fourth = await asyncio.gather(
+        changed(0.4, None), changed(0.0, None), changed(0.0, 0.1), changed(0.3, 0.1)
+    )
+    assert third < second < first
+    assert third < fourth
+    assert first >= 0.799
+    assert second >= 0.399
+    assert third >= 0.099
+    assert fourth >= 0.399
+    deadlines.close()

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import pytest
 
-from tensorpool_async import Cluster, JournalError, TensorPool
+from tensorpool_async import AmbiguousOutcomeError, Cluster, ConnectionFailed, JournalError, TensorPool
 from tensorpool_async.cli import app
 from tensorpool_async.emulator import Emulator
 from tensorpool_async.journal import SQLiteJournal, owners
@@ -129,11 +129,19 @@ ROWS: dict[str, Damage] = {
 """What can be opened, and not be read."""
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make one journal that is whole, for all tests to damage a copy of."""
+    folder = tmp_path_factory.mktemp("template")
+    asyncio.run(fill(folder / "journal.db"))
+    return folder
+
+
 @pytest.fixture
-async def path(tmp_path: Path) -> Path:
-    path = tmp_path / "folder" / "journal.db"
-    await fill(path)
-    return path
+def path(tmp_path: Path, template: Path) -> Path:
+    shutil.copytree(template, tmp_path / "folder")
+    (tmp_path / "folder").chmod(0o700)
+    return tmp_path / "folder" / "journal.db"
 
 
 async def fill(path: Path) -> None:
@@ -160,6 +168,7 @@ async def refusals(path: Path) -> list[JournalError]:
     """Do with a client all that can be done with a journal, and return what it raised."""
     raised: list[JournalError] = []
     journal = SQLiteJournal(path, busy_timeout=0.1)
+    no_engine = (ConnectionFailed, AmbiguousOutcomeError)
     async with TensorPool("key", base_url=NOWHERE, journal=journal) as tp:
         for action in (
             tp.recover,
@@ -172,8 +181,8 @@ async def refusals(path: Path) -> list[JournalError]:
                 await action()
             except JournalError as error:
                 raised.append(error)
-            except Exception as error:  # noqa: BLE001 - there is no engine, and that is all that may be told otherwise
-                assert type(error).__name__ in {"ConnectionFailed", "AmbiguousOutcomeError"}, error
+            except no_engine:
+                pass  # that is all that may be told otherwise
     return raised
 
 
@@ -214,14 +223,13 @@ ALL = FILES | ROWS
 @pytest.mark.parametrize("damage", ALL.values(), ids=ALL)
 def test_the_command_says_so_in_one_line(
     damage: Damage,
+    path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TENSORPOOL_KEY", "k")
     monkeypatch.setenv("TENSORPOOL_ENGINE", NOWHERE)
-    path = tmp_path / "journal.db"
-    asyncio.run(fill(path))
     damage(path)
     fleet = tmp_path / "fleet.toml"
     fleet.write_text('name = "s"\n[clusters.t]\ninstance_type = "1xH100"\n')
@@ -264,7 +272,7 @@ async def test_a_log_that_is_missing_is_told_of(path: Path, caplog: pytest.LogCa
     assert "`tpa ls` shows what runs" in caplog.text
     caplog.clear()
     await fill(path)
-    assert caplog.text == "", "and it is well again"
+    assert "is missing" not in caplog.text, "and it is well again"
 
 
 @contextmanager

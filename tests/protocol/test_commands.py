@@ -94,6 +94,19 @@ HOSTILE = [
     "ssh -A host",
     "ssh -- -oProxyCommand=reboot",
     "ssh -i -oProxyCommand=reboot host",
+    "ssh -p",
+    "ssh -p 22 bad_user!@host",
+    "scp . [host]:x",
+    "scp . 'fe80::1]:x'",
+    "scp x y",
+    "rsync -a --copy-links . host:job",
+    "rsync -a --compress=x . host:job",
+    "rsync -a --exclude= . host:job",
+    "rsync -a a host:b c",
+    "rsync -a host:a other:b c",
+    "rsync -a a b",
+    "rsync -a -- . -x",
+    "scp host:.* .",
 ]  # fmt: skip
 
 
@@ -204,6 +217,34 @@ def test_a_login_with_a_key_that_is_elsewhere_is_refused(key: str) -> None:
         login(f"ssh -i {key} h")
 
 
+@pytest.mark.parametrize("text", ["bash -c x", "rsync -a . h:x", "ssh -L 1:h:1 h"])
+def test_a_login_that_is_no_ssh_or_does_more_is_refused(text: str) -> None:
+    with pytest.raises(CommandRefused):
+        login(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "direction"), [("rsync a h:b", Direction.PULL), ("scp h:b a", Direction.PUSH)]
+)
+def test_a_transfer_in_the_other_direction_is_refused(text: str, direction: Direction) -> None:
+    transfer = transfers_only(text)
+    assert isinstance(transfer, Transfer)
+    with pytest.raises(CommandRefused, match=f"this is a {direction.value}"):
+        transfer.check(direction)
+
+
+def test_a_transfer_knows_what_it_takes_along() -> None:
+    transfer = transfers_only("rsync --archive --devices --no-D -n --list-only a h:b")
+    assert isinstance(transfer, Transfer)
+    transfer.check(Direction.PUSH)
+    here = transfers_only("rsync -n --dirs ./ ./")
+    assert isinstance(here, Transfer)
+    for direction in Direction:
+        here.check(direction)
+    assert (transfer.only_tells, transfer.follows_folders) == (True, True)
+    assert [source.text for source in transfer.local_sources] == ["./a"]
+
+
 RULES = [
     ("*.pyc", "a/b.pyc", False, True),
     ("*.pyc", "a/b.pyc.txt", False, False),
@@ -218,6 +259,9 @@ RULES = [
     ("a/***", "a/b", False, True),
     ("[a-c]?", "xy/b1", False, True),
     ("[!a-c]?", "b1", False, False),
+    ("[c-a]", "b", False, False),
+    ("[]", "[]", False, True),
+    ("[^]", "^", False, False),
     ("a\\*", "a*", False, True),
     ("a*b*c", "aXbYbZc", False, True),
     (".env", "x/.env", False, True),

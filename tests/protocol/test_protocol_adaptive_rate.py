@@ -21,6 +21,7 @@ from tensorpool_async.protocol.adaptive_rate import (
     sustained_rate,
 )
 from tensorpool_async.protocol.rate_limits import Limits
+from tests.benchmarks.simulated_flow import fall, steady
 
 
 def paced(times: list[float], max_per_second: float | None = None) -> AdaptiveRate:
@@ -328,3 +329,27 @@ def test_no_window_holds_more_than_the_callers_limit_and_its_slack(
     for first, start in enumerate(times):
         for last, end in enumerate(times[first:], start=first):
             assert last - first + 1 <= (end - start + SLACK) * rate + 1 + 1e-6
+
+
+@pytest.mark.parametrize(("engine_rate", "burst"), [(10.0, 10.0), (50.0, 10.0), (50.0, 50.0), (200.0, 40.0)])
+@pytest.mark.parametrize("latency", [0.004, 0.1])
+def test_a_hidden_limit_is_used_and_hardly_ever_exceeded(
+    engine_rate: float, burst: float, latency: float
+) -> None:
+    found = steady(AdaptiveRate, engine_rate, burst, latency, 0.0)
+    assert found["used"] >= 0.88
+    assert found["used after 5 s"] >= 0.95
+    assert found["429 after 5 s"] <= 0.01
+
+
+def test_a_machine_that_is_busy_costs_little() -> None:
+    found = steady(AdaptiveRate, 50.0, 10.0, 0.004, 0.05)
+    assert found["used after 5 s"] >= 0.9
+    assert found["429 after 5 s"] <= 0.005
+
+
+def test_what_was_allowed_before_a_fall_is_back_in_seconds() -> None:
+    found = fall(AdaptiveRate, 50.0, 10.0, 0.004, 0.0)
+    assert found["back after"] <= 3.0
+    assert found["used in the fall"] >= 0.95
+    assert found["429 in the fall"] <= 0.05

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -66,6 +65,7 @@ async def visit(http: httpx.AsyncClient, url: str, token: str) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # not in debug mode: there are thousands of tasks
 async def test_five_hundred_made_up_tokens_leave_nothing_going(
     emulator: Emulator, no_blocking_calls: Any
 ) -> None:
@@ -101,7 +101,6 @@ async def test_five_hundred_made_up_tokens_leave_nothing_going(
     left = [event for event in events if isinstance(event, OperationEnded)]
     assert accepted == len(left) == VISITORS
     assert {event.outcome for event in left} == {"unknown"}
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
 @pytest.mark.parametrize("secret", ["a secret", ["new", "old"], b"bytes"])
@@ -112,6 +111,8 @@ async def test_with_a_secret_only_its_own_tokens_are_taken(emulator: Emulator, s
         assert token.startswith("tpa2.")
         *_, last = await listen(f"{url}/operations/{token}/events")
         assert last.event == "result"
+        while app.state.client.statistics().operations:  # that of the create goes on for a moment
+            await asyncio.sleep(0.01)
         polls = emulator.record.requests
         payload, _, signature = token.rpartition(".")
         for bad in (forged(1), "r-1", token[:-1] + ("A" if token[-1] != "A" else "B"), f"{payload}.", signature,

@@ -5,6 +5,12 @@ class BytesPulled:
     total: int | None
     done: bool
     def __init__(self, *, job_id: str, name: str, received: int, total: int | None, done: bool) -> None: ...
+class ChangeUnrecorded:
+    engine: str
+    kind: str
+    resource_id: str | None
+    why: str
+    def __init__(self, *, engine: str, kind: str, resource_id: str | None, why: str) -> None: ...
 class CommandEnded:
     arguments: tuple[str, ...]
     exit_code: int
