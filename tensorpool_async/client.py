@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import aiohttp
 import attrs
 
-from tensorpool_async.bodies import LARGEST
-from tensorpool_async.bookkeeping import Books
 from tensorpool_async.config import (
     Timeouts,
     TokenSecret,
@@ -25,26 +23,28 @@ from tensorpool_async.config import (
 from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.events import Dispatcher, FleetMemberChanged
 from tensorpool_async.flow.limiter import Limiter, LimiterStatistics, RateLimiter
-from tensorpool_async.operations import Operation
-from tensorpool_async.poller import Poller
+from tensorpool_async.journal.recorder import JournalRecorder
+from tensorpool_async.operations.operation import Operation
+from tensorpool_async.operations.poller import Poller
+from tensorpool_async.operations.submission import Submitter
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
 from tensorpool_async.protocol.tokens import SIGNED_PREFIX, Tokens, decode
 from tensorpool_async.secrets import Secret, conceal
 from tensorpool_async.signals import handle_sigterm
-from tensorpool_async.submissions import Submitter
 from tensorpool_async.transport import Transport
+from tensorpool_async.transport.bodies import LARGEST
 
 
 if TYPE_CHECKING:
     from tensorpool_async.fleet import Fleet, FleetSession
-    from tensorpool_async.journal import Entry, Journal
+    from tensorpool_async.journal import Journal, JournalEntry
     from tensorpool_async.models.account import Health
+    from tensorpool_async.operations.executor import Reconciler
     from tensorpool_async.resources.account import Account
     from tensorpool_async.resources.clusters import Clusters
     from tensorpool_async.resources.jobs import Jobs
     from tensorpool_async.resources.object_storage import ObjectStorage
-    from tensorpool_async.resources.reconciling import Reconciler
     from tensorpool_async.resources.recovery import Leftover, Recovery
     from tensorpool_async.resources.ssh import SSH
     from tensorpool_async.resources.storage import Storage
@@ -176,8 +176,8 @@ class TensorPool:
             max_response_bytes=max_response_bytes,
         )
         self._poller = Poller(self._transport)
-        books = Books(_journal_of(journal), self._base_url, self._transport)
-        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), books, tokens)
+        recorder = JournalRecorder(_journal_of(journal), self._base_url, self._transport)
+        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), recorder, tokens)
         self._key = key
         self._wants_sigterm = handle_sigterm
         self._end_of_handling: Callable[[], None] | None = None
@@ -202,7 +202,7 @@ class TensorPool:
     def jobs(self) -> Jobs:
         """Jobs on clusters."""
         from tensorpool_async.resources.jobs import Jobs
-        from tensorpool_async.websocket import Sockets
+        from tensorpool_async.transport.websocket import Sockets
 
         return Jobs(self._transport, self._submitter, Sockets(self._transport, self._key), self._events)
 
@@ -229,7 +229,7 @@ class TensorPool:
 
     @cached_property
     def _reconciler(self) -> Reconciler:
-        from tensorpool_async.resources.reconciling import Reconciler
+        from tensorpool_async.operations.executor import Reconciler
 
         return Reconciler(self._submitter)
 
@@ -237,7 +237,9 @@ class TensorPool:
     def _recovery(self) -> Recovery:
         from tensorpool_async.resources.recovery import Recovery
 
-        return Recovery(self._submitter.books, self._submitter, self._reconciler, self.clusters, self.storage)
+        return Recovery(
+            self._submitter.recorder, self._submitter, self._reconciler, self.clusters, self.storage
+        )
 
     @property
     def base_url(self) -> str:
@@ -343,7 +345,7 @@ class TensorPool:
         """
         return await self._recovery.reap(leftover)
 
-    async def journal_entries(self, *, ended: bool = False) -> list[Entry]:
+    async def journal_entries(self, *, ended: bool = False) -> list[JournalEntry]:
         """Read the journal: what is in flight at this engine, of all processes that share it.
 
         Args:
@@ -353,7 +355,7 @@ class TensorPool:
             ConfigurationError: The client has no journal.
             JournalError: The journal cannot be read.
         """
-        journal = await self._submitter.books.opened()
+        journal = await self._submitter.recorder.opened()
         return await journal.entries(self._base_url, ended=ended)
 
     def fleet(
@@ -436,7 +438,7 @@ class TensorPool:
                 await self._transport.aclose()
             finally:
                 try:
-                    await self._submitter.books.aclose()
+                    await self._submitter.recorder.aclose()
                 finally:
                     await self._events.aclose()
 

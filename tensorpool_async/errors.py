@@ -46,7 +46,7 @@ from tensorpool_async.texts import clean
 
 
 if TYPE_CHECKING:
-    from tensorpool_async.operations import Operation
+    from tensorpool_async.operations.operation import Operation
 
 
 UNPICKLED = frozenset({"operation", "operations"})

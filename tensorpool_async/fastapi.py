@@ -69,7 +69,7 @@ from tensorpool_async.errors import (
     WrongEventLoopError,
 )
 from tensorpool_async.models.request import RequestInfo
-from tensorpool_async.operations import Operation
+from tensorpool_async.operations.operation import Operation
 from tensorpool_async.texts import logger_of
 
 

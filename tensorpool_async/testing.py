@@ -140,7 +140,7 @@ def _advice(status: str) -> str:
 
 
 @attrs.frozen
-class Plan:
+class EmulatorSetup:
     """What the markers and settings of one test ask for.
 
     Attributes:
@@ -156,11 +156,13 @@ class Plan:
         return ThreadedEmulator(**self.settings)
 
 
-Words = tuple[tuple[object, ...], Mapping[str, Any]]
+MarkerArgs = tuple[tuple[object, ...], Mapping[str, Any]]
 """The positional and the named arguments of a marker."""
 
 
-def plan_of(settings: Mapping[str, Any], emulators: Iterable[Words], faults: Iterable[Words]) -> Plan:
+def setup_of(
+    settings: Mapping[str, Any], emulators: Iterable[MarkerArgs], faults: Iterable[MarkerArgs]
+) -> EmulatorSetup:
     """Put together what the markers of a test say; what is nearer to the test comes later and wins.
 
     Raises:
@@ -176,7 +178,7 @@ def plan_of(settings: Mapping[str, Any], emulators: Iterable[Words], faults: Ite
     _check_names("tensorpool_emulator", merged, known)
     marked = [fault_of(positional, named) for positional, named in faults]
     merged["faults"] = [*merged.get("faults", ()), *marked]
-    return Plan(merged, nothing_left)
+    return EmulatorSetup(merged, nothing_left)
 
 
 def fault_of(positional: tuple[object, ...], named: Mapping[str, Any]) -> Fault:

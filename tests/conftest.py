@@ -10,7 +10,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 from tensorpool_async import PollPolicy, RetryPolicy, TensorPool
 from tensorpool_async.emulator import Emulator
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from tensorpool_async import (
     TensorPoolError,
     Timeouts,
 )
-from tensorpool_async.bodies import LARGEST_SMALL
 from tensorpool_async.emulator import Emulator
+from tensorpool_async.transport.bodies import LARGEST_SMALL
 from tests.hostile import (
     MEGABYTE,
     OK,
@@ -47,7 +47,7 @@ from tests.hostile import (
     silence,
     websocket,
 )
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 
 
 KEY = "bounds-key"

@@ -23,7 +23,7 @@ from tensorpool_async import (
     TensorPool,
 )
 from tensorpool_async.emulator import Emulator
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 
 
 async def test_a_client_sends_nothing_until_it_is_used(emulator: Emulator) -> None:

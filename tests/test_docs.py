@@ -11,7 +11,7 @@ import pytest
 from fastapi.sse import EventSourceResponse
 
 from tensorpool_async import TensorPool
-from tests.pages import LANGUAGES, NOT_RUN, Page, Place, all_pages, docstring_examples
+from tests.support.pages import LANGUAGES, NOT_RUN, Page, Place, all_pages, docstring_examples
 
 
 PAGES = {page.name: page for page in all_pages()}

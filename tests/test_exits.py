@@ -27,7 +27,7 @@ from tensorpool_async import (
 from tensorpool_async.emulator import Emulator
 from tensorpool_async.events import ChangeUnrecorded, RequestSent
 from tensorpool_async.fleet import ClusterGroup, Fleet, VolumeGroup
-from tensorpool_async.journal import Entry, EntryState, SQLiteJournal
+from tensorpool_async.journal import EntryState, JournalEntry, SQLiteJournal
 from tensorpool_async.resources import recovery
 
 
@@ -119,7 +119,7 @@ def errors_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def entries_of(engine: Emulator, path: Path) -> list[Entry]:
+async def entries_of(engine: Emulator, path: Path) -> list[JournalEntry]:
     """Read all entries as another process would, after it has recovered what there is to recover."""
     async with client(engine, path) as tp:
         for operation in await tp.recover():
@@ -209,8 +209,8 @@ async def test_a_journal_that_is_locked_holds_nothing_up(
         other = await tp.clusters.create("8xH100", name="mine").result()
     assert "cannot be written within" in errors_of(caplog)[0]
     (first, *_, last) = await entries_of(engine, path)
-    assert (first.resource_id, first.gone_at is not None) == (cluster.id, True)
-    assert (last.resource_id, last.gone_at) == (other.id, None)
+    assert (first.resource_id, first.deleted_at is not None) == (cluster.id, True)
+    assert (last.resource_id, last.deleted_at) == (other.id, None)
     assert engine.record.living == [other.id]
     assert engine.record.by_route[DESTROY] == 1
 
@@ -221,13 +221,13 @@ async def test_an_entry_that_is_written_late_learns_how_it_ended(engine: Emulato
         with locked(path):
             operation = await tp.clusters.for_exit.destroy(cluster)
         await operation
-        entries: list[Entry] = []
+        entries: list[JournalEntry] = []
         async with asyncio.timeout(10):
             while len(entries) < 2 or entries[1].state is not EntryState.ENDED:
                 entries = await tp.journal_entries(ended=True)
                 await asyncio.sleep(0.02)
         assert (entries[1].intent.kind, entries[1].outcome) == ("CLUSTER_RELEASE", "COMPLETED")
-        assert entries[0].gone_at is not None
+        assert entries[0].deleted_at is not None
 
 
 async def test_an_entry_that_is_written_late_learns_of_a_refusal(engine: Emulator, path: Path) -> None:
@@ -235,7 +235,7 @@ async def test_an_entry_that_is_written_late_learns_of_a_refusal(engine: Emulato
         await tp.journal_entries()
         with locked(path), pytest.raises(NotFound):
             await tp.clusters.for_exit.destroy("c-none")
-        entries: list[Entry] = []
+        entries: list[JournalEntry] = []
         async with asyncio.timeout(10):
             while not entries or entries[0].state is not EntryState.ENDED:
                 entries = await tp.journal_entries(ended=True)
@@ -355,7 +355,7 @@ async def test_what_has_outlived_its_owner_is_reaped_from_a_locked_journal_and_k
         assert reaped == [True, True, True]
     nothing_is_left(engine)
     assert engine.record.by_route[DESTROY] == 3
-    assert all(entry.gone_at for entry in await entries_of(engine, path))
+    assert all(entry.deleted_at for entry in await entries_of(engine, path))
     assert engine.record.by_route[DESTROY] == 3
 
 
@@ -392,7 +392,7 @@ async def test_what_ended_while_nothing_could_be_written_is_found_gone_and_never
     assert entries[0].resource_id == cluster.id
     assert engine.record.living == [theirs.id], "what somebody else has made under the name is left alone"
     assert engine.record.by_route[DESTROY] == 1
-    assert all(entry.gone_at for entry in entries if entry.resource_id == cluster.id)
+    assert all(entry.deleted_at for entry in entries if entry.resource_id == cluster.id)
 
 
 async def test_what_costs_most_goes_first(path: Path) -> None:

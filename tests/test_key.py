@@ -34,10 +34,10 @@ from tensorpool_async.errors import (
     StreamError,
 )
 from tensorpool_async.events import Dispatcher
-from tensorpool_async.processes import run
+from tensorpool_async.resources.subprocesses import run
 from tensorpool_async.secrets import MASK, MaskedHeader, Secret
-from tensorpool_async.websocket import Stream
-from tests.scripted import Handler, ScriptedEngine
+from tensorpool_async.transport.websocket import Stream
+from tests.support.scripted import Handler, ScriptedEngine
 
 
 KEY = "tp-Not/to+be_seen.42=N"

@@ -21,8 +21,8 @@ from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import Event, OperationEnded
 from tensorpool_async.flow.limiter import LimiterStatistics
 from tensorpool_async.otel import REQUEST_SECONDS, OpenTelemetryListener
-from tests.echoing import KEY, echo_the_key, use_what_echoes
-from tests.scripted import ScriptedEngine
+from tests.support.echoing import KEY, echo_the_key, use_what_echoes
+from tests.support.scripted import ScriptedEngine
 
 
 class Telemetry:

@@ -26,7 +26,7 @@ from tensorpool_async import (
 )
 from tensorpool_async.events import BytesPulled
 from tensorpool_async.resources import placing
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 
 
 QUICK = RetryPolicy(attempts=4, backoff=0.01, longest_backoff=0.02)

@@ -21,7 +21,7 @@ from tensorpool_async import PollPolicy, TensorPool
 from tensorpool_async.emulator import Emulator, endpoints
 from tests.emulator.talk import Reply
 from tests.emulator.test_emulator_schema import SCHEMA, check
-from tests.recording import Exchange, Recorder
+from tests.support.recording import Exchange, Recorder
 
 
 WEBSOCKET = "WEBSOCKET"

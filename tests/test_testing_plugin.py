@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tensorpool_async.emulator import Emulator, FaultKind
-from tensorpool_async.testing import ThreadedEmulator, assert_nothing_left, fault_of, plan_of
+from tensorpool_async.testing import ThreadedEmulator, assert_nothing_left, fault_of, setup_of
 
 
 pytest_plugins = ("pytester",)
@@ -232,7 +232,7 @@ def test_mistakes_in_markers_are_named(run_sync: Run, marker: str, message: str)
     result = run_sync(f"@pytest.mark.{marker}\ndef test_it(tensorpool_emulator):\n    pass\n")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([message])
-    assert "_tensorpool_async_pytest.py" not in result.stdout.str(), "no stack of the plugin's own"
+    assert "pytest_plugin.py" not in result.stdout.str(), "no stack of the plugin's own"
 
 
 def test_a_marker_that_does_nothing_is_refused(run_sync: Run) -> None:
@@ -282,7 +282,7 @@ def test_pytest_starts_without_the_package(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "_tensorpool_async_pytest" in result.stdout, "the entry point is loaded"
+    assert "tensorpool_async.pytest_plugin" in result.stdout, "the entry point is loaded"
     found = re.search(r"^\[.*\]$", result.stdout, re.MULTILINE)
     assert found
     assert json.loads(found[0]) == []
@@ -317,7 +317,7 @@ async def test_what_is_being_destroyed_is_left_until_it_is_gone(emulator: Emulat
 
 def test_kinds_may_be_given_as_they_are() -> None:
     assert fault_of((FaultKind.STALL,), {"times": None}).kind is FaultKind.STALL
-    plan = plan_of({"faults": [fault_of(("STALL",), {})]}, [], [(("HTML_502",), {})])
+    plan = setup_of({"faults": [fault_of(("STALL",), {})]}, [], [(("HTML_502",), {})])
     assert [fault.kind for fault in plan.settings["faults"]] == ["STALL", "HTML_502"]
 
 

@@ -23,7 +23,7 @@ from tensorpool_async import (
     TensorPoolError,
 )
 from tensorpool_async.texts import clean, escape_json, keep_in_one_line, logger_of
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 
 
 HOSTILE = [
@@ -117,7 +117,7 @@ def test_an_error_reads_as_one_line_and_keeps_what_was_said(
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize(
-    "name", ["tensorpool_async", "tensorpool_async.fastapi", "tensorpool_async.fleet.block"]
+    "name", ["tensorpool_async", "tensorpool_async.fastapi", "tensorpool_async.fleet.context"]
 )
 def test_no_line_of_the_log_is_forged(text: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
     import_module(name)

@@ -14,17 +14,17 @@ import pytest
 
 from tensorpool_async import CommandRefused, PathRefused, TensorPool
 from tensorpool_async.events import Dispatcher, Event, SecretsInUpload
-from tensorpool_async.processes import CommandResult
 from tensorpool_async.protocol.command_words import LocalPath
 from tensorpool_async.protocol.commands import refuse_all, transfers_only
 from tensorpool_async.protocol.transfers import Direction
 from tensorpool_async.resources import ssh_files
 from tensorpool_async.resources.commands import CommandRunner, excluded_rules
 from tensorpool_async.resources.staging import Staging
-from tests.scripted import ScriptedEngine
+from tensorpool_async.resources.subprocesses import CommandResult
+from tests.resources.test_resources_jobs import pushing
 from tests.support.decoys import Decoys
+from tests.support.scripted import ScriptedEngine
 from tests.support.sshd import SSHServer, make_key, missing, public_key, running
-from tests.test_jobs import pushing
 
 
 REASON = missing("rsync", "scp")

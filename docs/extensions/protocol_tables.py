@@ -1,7 +1,7 @@
 """What the documentation says of the protocol, drawn from the tables that the package itself decides by.
 
 `operation-states` draws `protocol.operation.TRANSITIONS` as an inline SVG, with the same as a table below it for those
-who do not see it; `retry-table` shows `protocol.retries.VERDICTS`.
+who do not see it; `retry-table` shows `protocol.retries.RETRY_DECISIONS`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
-from tensorpool_async.protocol.operation import TRANSITIONS, Event, Phase
-from tensorpool_async.protocol.retries import LOST_STATUSES, REPEATABLE_METHODS, VERDICTS, Failure, Verdict
+from tensorpool_async.protocol.operation import TRANSITIONS, MachineInput, Phase
+from tensorpool_async.protocol.retries import (
+    LOST_STATUSES,
+    REPEATABLE_METHODS,
+    RETRY_DECISIONS,
+    Failure,
+    RetryDecision,
+)
 
 
-Table = Mapping[tuple[Phase, Event], Phase]
+Table = Mapping[tuple[Phase, MachineInput], Phase]
 
 WIDTH, HEIGHT = 960, 340
 BOX_WIDTH, BOX_HEIGHT = 128, 44
@@ -62,15 +68,15 @@ def places(table: Table) -> dict[Phase, Box]:
     gap = (WIDTH - BOX_WIDTH - 40) / max(1, *columns)
     found: dict[Phase, Box] = {}
     for rank, phases in columns.items():
-        share = HEIGHT / len(phases)
+        jitter = HEIGHT / len(phases)
         for index, phase in enumerate(phases):
-            found[phase] = Box(20 + BOX_WIDTH / 2 + rank * gap, share * (index + 0.5))
+            found[phase] = Box(20 + BOX_WIDTH / 2 + rank * gap, jitter * (index + 0.5))
     return found
 
 
-def arrows(table: Table) -> dict[tuple[Phase, Phase], list[Event]]:
+def arrows(table: Table) -> dict[tuple[Phase, Phase], list[MachineInput]]:
     """Return the events that lead from one phase to another."""
-    found: dict[tuple[Phase, Phase], list[Event]] = defaultdict(list)
+    found: dict[tuple[Phase, Phase], list[MachineInput]] = defaultdict(list)
     for (source, event), target in table.items():
         found[source, target].append(event)
     return found
@@ -106,7 +112,7 @@ def _box(phase: Phase, box: Box) -> Iterable[str]:
     yield f'<text x="{box.x:g}" y="{box.y + 5:g}" text-anchor="middle" fill="currentColor" font-weight="bold">{phase.name}</text>'
 
 
-def _arrow(source: Box, target: Box, events: Sequence[Event]) -> Iterable[str]:
+def _arrow(source: Box, target: Box, events: Sequence[MachineInput]) -> Iterable[str]:
     x1, x2 = source.x + BOX_WIDTH / 2, target.x - BOX_WIDTH / 2
     yield (
         f'<path d="M{x1:g} {source.y:g}L{x2:g} {target.y:g}" fill="none" stroke="currentColor"'
@@ -116,7 +122,7 @@ def _arrow(source: Box, target: Box, events: Sequence[Event]) -> Iterable[str]:
     yield from _labels((x1 + x2) / 2, y, events)
 
 
-def _loop(box: Box, events: Sequence[Event]) -> Iterable[str]:
+def _loop(box: Box, events: Sequence[MachineInput]) -> Iterable[str]:
     top = box.y - BOX_HEIGHT / 2
     yield (
         f'<path d="M{box.x - 24:g} {top:g}c-10 -40 58 -40 48 -1" fill="none" stroke="currentColor"'
@@ -125,7 +131,7 @@ def _loop(box: Box, events: Sequence[Event]) -> Iterable[str]:
     yield from _labels(box.x, top - 34 - LINE * len(events) / 2, events)
 
 
-def _labels(x: float, y: float, events: Sequence[Event]) -> Iterable[str]:
+def _labels(x: float, y: float, events: Sequence[MachineInput]) -> Iterable[str]:
     """Write the events below each other, around a middle; the outline keeps them readable on a line."""
     first = y - LINE * (len(events) - 1) / 2 + 4
     for index, event in enumerate(events):
@@ -151,7 +157,7 @@ def _statuses(statuses: Iterable[int]) -> str:
 
 
 def retry_rows(
-    verdicts: Mapping[tuple[Failure, bool], Verdict] = VERDICTS,
+    verdicts: Mapping[tuple[Failure, bool], RetryDecision] = RETRY_DECISIONS,
 ) -> list[tuple[str, str, str, str]]:
     """Return the rows of the retry table: what failed, how that shows, and what follows for both kinds of methods."""
     return [

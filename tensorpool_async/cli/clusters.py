@@ -11,10 +11,10 @@ from tensorpool_async.cli.documents import clusters_document, operation_document
 from tensorpool_async.cli.printing import counted, money, rate_cell, say, show, show_json, show_table
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import OperationFailed, OperationTimeout
-from tensorpool_async.fleet.account import sentence
 from tensorpool_async.fleet.plan import total
+from tensorpool_async.fleet.progress import sentence
 from tensorpool_async.models import Cluster, RequestInfo
-from tensorpool_async.operations import Operation
+from tensorpool_async.operations.operation import Operation
 
 
 async def ls(*, as_json: bool) -> int:

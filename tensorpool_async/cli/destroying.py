@@ -12,8 +12,8 @@ from tensorpool_async.cli.journals import client
 from tensorpool_async.cli.printing import counted, money, rate_cell, say, show, show_json, show_table
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import ConfigurationError, NotFound, TensorPoolError
-from tensorpool_async.fleet.account import sentence
 from tensorpool_async.fleet.plan import total
+from tensorpool_async.fleet.progress import sentence
 from tensorpool_async.models import Cluster, StorageVolume
 
 

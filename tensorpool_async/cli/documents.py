@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorpool_async.fleet import FleetReport, MemberReport, Plan, PlannedMember
 from tensorpool_async.models import Cluster, Job, StorageVolume
-from tensorpool_async.operations import Operation
+from tensorpool_async.operations.operation import Operation
 
 
 def plan_document(plan: Plan, refusal: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tensorpool_async.cli.durations import age
 from tensorpool_async.cli.printing import show_table
-from tensorpool_async.journal import Entry, EntryState
+from tensorpool_async.journal import EntryState, JournalEntry
 from tensorpool_async.protocol import tokens
 
 
@@ -30,22 +30,22 @@ STATES: dict[str, str] = {
 }
 
 
-def kind_of(entry: Entry) -> str:
+def kind_of(entry: JournalEntry) -> str:
     """Say what an entry does, in words."""
     return KINDS.get(str(entry.intent.kind), str(entry.intent.kind).lower().replace("_", " "))
 
 
-def token_of(entry: Entry) -> str | None:
+def token_of(entry: JournalEntry) -> str | None:
     """Return the token of its operation; None where the engine has not answered yet, as far as is known."""
-    return None if entry.ticket is None else tokens.encode(entry.ticket)
+    return None if entry.ref is None else tokens.encode(entry.ref)
 
 
-def age_of(entry: Entry) -> float:
+def age_of(entry: JournalEntry) -> float:
     """Return the seconds since it was sent."""
     return max(0.0, time.time() - entry.intent.sent_at)
 
 
-def show_entries(entries: Sequence[Entry]) -> None:
+def show_entries(entries: Sequence[JournalEntry]) -> None:
     """Print a table of entries; columns in which nothing stands are left out."""
     headings = ("WHAT", "NAME", "ID", "STATE", "AGE", "OWNER", "LIMIT", "OUTCOME", "ENGINE")
     several = len({entry.intent.engine for entry in entries}) > 1
@@ -71,20 +71,22 @@ def show_entries(entries: Sequence[Entry]) -> None:
     )
 
 
-def _limit(entry: Entry) -> str | None:
+def _limit(entry: JournalEntry) -> str | None:
     parts = ["ephemeral"] if entry.intent.ephemeral else []
     parts += [] if entry.intent.ttl is None else [f"ttl {age(entry.intent.ttl)}"]
     return ", ".join(parts) or None
 
 
-def _outcome(entry: Entry) -> str | None:
+def _outcome(entry: JournalEntry) -> str | None:
     is_creation = entry.intent.resource_id is None
     return (
-        f"{entry.outcome}; gone since" if entry.outcome and is_creation and entry.gone_at else entry.outcome
+        f"{entry.outcome}; gone since"
+        if entry.outcome and is_creation and entry.deleted_at
+        else entry.outcome
     )
 
 
-def entry_document(entry: Entry) -> dict[str, Any]:
+def entry_document(entry: JournalEntry) -> dict[str, Any]:
     """One entry: entry, engine, kind, name, resource_id, state, outcome, and so on."""
     return {
         "entry": entry.id,
@@ -101,7 +103,7 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         "sent_at": entry.intent.sent_at,
         "accepted_at": entry.accepted_at,
         "ended_at": entry.ended_at,
-        "gone_at": entry.gone_at,
+        "gone_at": entry.deleted_at,
         "details": entry.intent.details,
         "token": token_of(entry),
     }

@@ -40,8 +40,8 @@ from tensorpool_async.fleet import (
     Plan,
     PlannedMember,
 )
-from tensorpool_async.fleet.account import sentence
 from tensorpool_async.fleet.plan import check_budget
+from tensorpool_async.fleet.progress import sentence
 
 
 ASKING_TIME = 5.0

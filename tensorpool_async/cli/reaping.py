@@ -18,13 +18,13 @@ from tensorpool_async.cli.journals import client, command
 from tensorpool_async.cli.printing import counted, money, rate_cell, say, show, show_json, show_table
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import TensorPoolError
-from tensorpool_async.fleet.account import sentence
 from tensorpool_async.fleet.plan import total
+from tensorpool_async.fleet.progress import sentence
 from tensorpool_async.models import OperationKind
 from tensorpool_async.resources.recovery import Leftover
 
 
-class Fate(StrEnum):
+class ReapResult(StrEnum):
     """What became of something that was to be destroyed."""
 
     LEFT = "LEFT"
@@ -34,7 +34,7 @@ class Fate(StrEnum):
     """It was gone already, or another process took it first, and goes on with it."""
 
 
-WORDS = {Fate.DESTROYED: "destroyed", Fate.TAKEN: "gone already, or taken by another process"}
+WORDS = {ReapResult.DESTROYED: "destroyed", ReapResult.TAKEN: "gone already, or taken by another process"}
 
 
 @attrs.define
@@ -48,17 +48,17 @@ class Reaping:
     """
 
     leftovers: Sequence[Leftover]
-    fates: dict[int, Fate] = attrs.field(factory=dict[int, Fate])
+    fates: dict[int, ReapResult] = attrs.field(factory=dict[int, ReapResult])
     errors: dict[int, str] = attrs.field(factory=dict[int, str])
 
-    def fate(self, leftover: Leftover) -> Fate:
+    def result(self, leftover: Leftover) -> ReapResult:
         """Return what became of one."""
-        return self.fates.get(leftover.entry, Fate.LEFT)
+        return self.fates.get(leftover.entry, ReapResult.LEFT)
 
     @property
     def left(self) -> list[Leftover]:
         """What is there still, as far as is known."""
-        return [one for one in self.leftovers if self.fate(one) in {Fate.LEFT, Fate.FAILED}]
+        return [one for one in self.leftovers if self.result(one) in {ReapResult.LEFT, ReapResult.FAILED}]
 
 
 async def reap(journal: Path, *, older: float, yes: bool, as_json: bool) -> int:
@@ -113,7 +113,7 @@ async def _destroy_if_wanted(tp: TensorPool, reaping: Reaping, *, yes: bool) -> 
             return DONE
     await _destroy(tp, reaping)
     left = reaping.left
-    gone = sum(reaping.fate(one) is Fate.DESTROYED for one in reaping.leftovers)
+    gone = sum(reaping.result(one) is ReapResult.DESTROYED for one in reaping.leftovers)
     if left:
         say(f"tpa: {len(left)} of {count} could not be destroyed, {money(_cost(left))} per hour", style="red")
     else:
@@ -128,14 +128,14 @@ async def _destroy(tp: TensorPool, reaping: Reaping) -> None:
 
     async def destroy(leftover: Leftover) -> None:
         try:
-            fate = Fate.DESTROYED if await tp.reap(leftover) else Fate.TAKEN
+            result = ReapResult.DESTROYED if await tp.reap(leftover) else ReapResult.TAKEN
         except TensorPoolError as failure:
-            fate = Fate.FAILED
+            result = ReapResult.FAILED
             reaping.errors[leftover.entry] = sentence(failure)
-        reaping.fates[leftover.entry] = fate
-        word = reaping.errors.get(leftover.entry) or WORDS[fate]
+        reaping.fates[leftover.entry] = result
+        word = reaping.errors.get(leftover.entry) or WORDS[result]
         line = f"{time.monotonic() - begin:7.1f} s  {leftover.name or '':<{width}}  {leftover.resource_id}  {word}"
-        say(line, style="red" if fate is Fate.FAILED else "")
+        say(line, style="red" if result is ReapResult.FAILED else "")
 
     await asyncio.gather(*(destroy(one) for one in reaping.leftovers))
 
@@ -158,7 +158,7 @@ def _document(reaping: Reaping) -> dict[str, Any]:
                 "id": one.resource_id,
                 "age": round(one.age, 3),
                 "hourly_rate": one.hourly_rate,
-                "fate": str(reaping.fate(one)),
+                "fate": str(reaping.result(one)),
                 "error": reaping.errors.get(one.entry),
             }
             for one in reaping.leftovers

@@ -17,9 +17,9 @@ from tensorpool_async.cli.journals import client, command, opened
 from tensorpool_async.cli.printing import counted, say, show, show_json
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import AmbiguousOutcomeError, TensorPoolError
-from tensorpool_async.fleet.account import sentence
-from tensorpool_async.journal import NOT_MADE, Entry, EntryState
-from tensorpool_async.operations import Operation
+from tensorpool_async.fleet.progress import sentence
+from tensorpool_async.journal import NOT_MADE, EntryState, JournalEntry
+from tensorpool_async.operations.operation import Operation
 
 
 UNDONE = "not carried out"
@@ -60,13 +60,13 @@ class Recovered:
         problem: Why some could not be cleared up; they stay in the journal.
     """
 
-    going: tuple[tuple[Entry, Operation[Any]], ...]
-    ended: tuple[Entry, ...]
+    going: tuple[tuple[JournalEntry, Operation[Any]], ...]
+    ended: tuple[JournalEntry, ...]
     held: int
     problem: AmbiguousOutcomeError | None
 
     @property
-    def not_carried_out(self) -> tuple[Entry, ...]:
+    def not_carried_out(self) -> tuple[JournalEntry, ...]:
         """Changes other than creations that never reached the engine, so that somebody may still rely on them."""
         return tuple(entry for entry in self.ended if entry.outcome == UNDONE)
 
@@ -85,7 +85,7 @@ async def find_again(tp: TensorPool) -> Recovered:
         operations, problem = list(error.operations), error
     after = [entry for entry in await tp.journal_entries(ended=True) if entry.id in lost]
     by_resource = {(operation.kind, operation.resource_id): operation for operation in operations}
-    going: list[tuple[Entry, Operation[Any]]] = []
+    going: list[tuple[JournalEntry, Operation[Any]]] = []
     for entry in after:
         token = token_of(entry)
         if entry.state is EntryState.ACCEPTED and token is not None:
@@ -135,14 +135,14 @@ def _show_found(found: Recovered) -> None:
         show("There is nothing to recover.")
 
 
-def _ended(entry: Entry) -> str:
+def _ended(entry: JournalEntry) -> str:
     if entry.outcome == NOT_MADE:
         return "was never made"
     outcome = entry.outcome or "ended"
     return f"{outcome}; do it again if it is still wanted" if outcome == UNDONE else outcome
 
 
-def _title(entry: Entry) -> str:
+def _title(entry: JournalEntry) -> str:
     parts = (kind_of(entry), entry.intent.name, entry.resource_id, f"{age(age_of(entry))} old")
     return "  ".join(part for part in parts if part)
 
@@ -152,12 +152,12 @@ def _say_problem(found: Recovered) -> None:
         say(f"tpa: {sentence(found.problem)}; they stay in the journal: run tpa recover again", style="red")
 
 
-async def _follow(going: Sequence[tuple[Entry, Operation[Any]]]) -> dict[int, str | None]:
+async def _follow(going: Sequence[tuple[JournalEntry, Operation[Any]]]) -> dict[int, str | None]:
     """Wait for the end of each, and tell of it; return the errors by entry."""
     begin = time.monotonic()
     width = max(len(kind_of(entry)) for entry, _ in going)
 
-    async def follow(entry: Entry, operation: Operation[Any]) -> tuple[int, str | None]:
+    async def follow(entry: JournalEntry, operation: Operation[Any]) -> tuple[int, str | None]:
         error = None
         try:
             await operation
@@ -174,7 +174,9 @@ async def _follow(going: Sequence[tuple[Entry, Operation[Any]]]) -> dict[int, st
     return dict(await asyncio.gather(*(follow(entry, operation) for entry, operation in going)))
 
 
-def _document(found: Recovered, entries: dict[int, Entry], errors: dict[int, str | None]) -> dict[str, Any]:
+def _document(
+    found: Recovered, entries: dict[int, JournalEntry], errors: dict[int, str | None]
+) -> dict[str, Any]:
     known = [entry for entry, _ in found.going] + list(found.ended)
     return {
         "operations": [

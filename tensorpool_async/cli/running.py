@@ -14,7 +14,7 @@ from typing import TypeAlias
 from tensorpool_async.cli import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE
 from tensorpool_async.cli.printing import say
 from tensorpool_async.errors import ConfigurationError, TensorPoolError
-from tensorpool_async.fleet.account import sentence
+from tensorpool_async.fleet.progress import sentence
 from tensorpool_async.texts import logger_of
 
 

@@ -18,7 +18,7 @@ from tensorpool_async.cli.printing import console, is_live, money, rate_cell, sa
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import AuthenticationError, ConfigurationError, PermissionDenied, TensorPoolError
 from tensorpool_async.fleet import Fleet, FleetReport, FleetSession, MemberReport, load
-from tensorpool_async.fleet.account import sentence
+from tensorpool_async.fleet.progress import sentence
 from tensorpool_async.texts import clean
 
 

@@ -13,9 +13,9 @@ from typing import Any, NoReturn, TypeVar, cast
 import attrs
 
 from tensorpool_async.errors import FleetFileError
-from tensorpool_async.fleet.definition import ClusterGroup, Fleet, VolumeGroup
-from tensorpool_async.fleet.lines import KeyLines, KeyPath
 from tensorpool_async.fleet.public_keys import read_public_key
+from tensorpool_async.fleet.spec import ClusterGroup, Fleet, VolumeGroup
+from tensorpool_async.fleet.toml_lines import KeyLines, KeyPath
 
 
 _Group = TypeVar("_Group", ClusterGroup, VolumeGroup)

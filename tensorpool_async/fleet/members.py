@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import overload
 
-from tensorpool_async.fleet.definition import Fleet
 from tensorpool_async.fleet.report import FleetReport
+from tensorpool_async.fleet.spec import Fleet
 from tensorpool_async.models import Cluster, StorageVolume
 
 

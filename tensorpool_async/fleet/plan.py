@@ -24,7 +24,7 @@ import attrs
 
 from tensorpool_async.errors import BudgetExceeded
 from tensorpool_async.fleet.budget import exceeds
-from tensorpool_async.fleet.definition import Fleet, Member
+from tensorpool_async.fleet.spec import Fleet, Member
 from tensorpool_async.models import Cluster, ClusterStatus, StorageVolume
 
 
@@ -145,7 +145,7 @@ def make_plan(fleet: Fleet, clusters: Iterable[Cluster], prices: Prices) -> Plan
         for name, found in named.items()
         if name not in wanted and (group := fleet.group_of(name)) is not None
         for cluster in found
-        if not _is_going(cluster)
+        if not _is_deleting(cluster)
     ]
     members = tuple(decide(member, named.get(member.name, ()), prices) for member in fleet.members)
     return Plan(fleet.name, members, tuple(surplus), fleet.max_hourly_cost)
@@ -168,7 +168,7 @@ def decide(member: Member, found: Sequence[Cluster], prices: Prices) -> PlannedM
         found: The clusters that have its name.
         prices: What things cost.
     """
-    living = [cluster for cluster in found if not _is_going(cluster)]
+    living = [cluster for cluster in found if not _is_deleting(cluster)]
     if not living:
         return _to_create(member, Action.AWAIT_DESTROY if found else Action.CREATE, prices, found)
     problem = _problem_of(member, living)
@@ -181,7 +181,7 @@ def decide(member: Member, found: Sequence[Cluster], prices: Prices) -> PlannedM
     return _existing(member, action, cluster, prices)
 
 
-def _is_going(cluster: Cluster) -> bool:
+def _is_deleting(cluster: Cluster) -> bool:
     return cluster.status in {ClusterStatus.DESTROYING, ClusterStatus.DESTROYED}
 
 

@@ -8,9 +8,9 @@ import anyio
 
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import ConfigurationError, TensorPoolError
-from tensorpool_async.fleet.definition import Fleet
+from tensorpool_async.fleet.error_classification import names_no_price, refuses_offer
 from tensorpool_async.fleet.plan import Offer
-from tensorpool_async.fleet.refusals import names_no_price, refuses_offer
+from tensorpool_async.fleet.spec import Fleet
 
 
 async def ask_prices(tp: TensorPool, fleet: Fleet) -> dict[Offer, float | None]:

@@ -17,17 +17,17 @@ from tensorpool_async.errors import (
     StatusError,
     TensorPoolError,
 )
-from tensorpool_async.fleet.account import Account
 from tensorpool_async.fleet.budget import Budget
-from tensorpool_async.fleet.definition import Member
-from tensorpool_async.fleet.ledger import Ledger, Record
+from tensorpool_async.fleet.created import CreatedMember, CreatedResources
+from tensorpool_async.fleet.error_classification import lacks_capacity
 from tensorpool_async.fleet.plan import Action, PlannedMember, Prices, by_name, decide, rate_of
-from tensorpool_async.fleet.refusals import lacks_capacity
+from tensorpool_async.fleet.progress import FleetProgress
 from tensorpool_async.fleet.report import MemberState
-from tensorpool_async.fleet.sending import Sender
+from tensorpool_async.fleet.send_queue import SendQueue
+from tensorpool_async.fleet.spec import Member
 from tensorpool_async.models import Cluster, OperationKind
-from tensorpool_async.operations import Operation
-from tensorpool_async.submissions import Submission
+from tensorpool_async.operations.operation import Operation
+from tensorpool_async.operations.submission import Submission
 
 
 MOST_SETBACKS = 4
@@ -41,16 +41,16 @@ class Provisioner:
     """What the members of a fleet share on their way up.
 
     Attributes:
-        ledger: Where it is taken down what was made.
+        created: Where it is taken down what was made.
         running: The clusters that run, by the names of their members.
     """
 
     tp: TensorPool
-    account: Account
+    progress: FleetProgress
     budget: Budget
     prices: Prices
-    sender: Sender
-    ledger: Ledger
+    sender: SendQueue
+    created: CreatedResources
     running: dict[str, Cluster] = attrs.field(factory=dict[str, Cluster], init=False)
 
     async def bring_up(self, member: Member, found: Sequence[Cluster]) -> None:
@@ -61,22 +61,22 @@ class Provisioner:
             found: The clusters that have its name.
         """
         try:
-            cluster = await _Ascent(self, member, found).run()
+            cluster = await _MemberProvisioner(self, member, found).run()
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
-            self.account.fails(member.name, error)
+            self.progress.fails(member.name, error)
         else:
             self.running[member.name] = cluster
-            self.account.runs(member.name, cluster, rate_of(cluster, self.prices))
+            self.progress.runs(member.name, cluster, rate_of(cluster, self.prices))
 
 
-class _Ascent:
+class _MemberProvisioner:
     """One member on its way. Each step looks at what is there, and does what that needs, until it runs."""
 
     def __init__(self, shared: Provisioner, member: Member, found: Sequence[Cluster]) -> None:
         self._shared = shared
         self._tp = shared.tp
-        self._account = shared.account
-        self._record: Record = shared.ledger[member.name]
+        self._progress = shared.progress
+        self._record: CreatedMember = shared.created[member.name]
         self._member = member
         self._found = found
         self._lacking: dict[str, str] = {}
@@ -94,7 +94,7 @@ class _Ascent:
         """Take one step; None where it is time to look again."""
         match step.action, step.cluster:
             case Action.KEEP, Cluster() as cluster:
-                await self._holds(cluster)
+                await self._record_use(cluster)
                 return cluster
             case Action.JOIN, Cluster() as cluster:
                 return await self._join(cluster, step.hourly_rate)
@@ -113,21 +113,21 @@ class _Ascent:
                 return await self._create()
         return None
 
-    async def _holds(self, cluster: Cluster) -> None:
+    async def _record_use(self, cluster: Cluster) -> None:
         await self._tp.clusters.lifecycle.join(
             cluster.id,
             self._member.name,
             kind=OperationKind.CLUSTER_CLAIM,
-            ephemeral=self._shared.ledger.owned,
+            ephemeral=self._shared.created.owned,
         )
 
     def _clearing(self, message: str) -> None:
-        self._account.change(self._member.name, MemberState.CLEARING, message, id=None)
+        self._progress.change(self._member.name, MemberState.CLEARING, message, id=None)
 
     async def _join(self, cluster: Cluster, rate: float | None) -> Cluster | None:
         instance_type = cluster.instance_type or self._member.group.instance_type[0]
         self._shared.budget.settle(self._member.name, rate)
-        self._account.change(
+        self._progress.change(
             self._member.name,
             MemberState.CREATING,
             "joining what is on its way",
@@ -135,9 +135,9 @@ class _Ascent:
             instance_type=instance_type,
             hourly_rate=rate,
         )
-        await self._holds(cluster)
+        await self._record_use(cluster)
         operation = await self._tp.clusters.lifecycle.creation_of(cluster.id)
-        self._account.follow(self._member.name, operation)
+        self._progress.follow(self._member.name, operation)
         return await self._wait(operation, instance_type)
 
     async def _create(self) -> Cluster | None:
@@ -147,7 +147,7 @@ class _Ascent:
             operation = await self._shared.sender.send(
                 lambda: self._submission(instance_type),
                 self._record,
-                lambda operation: self._account.follow(self._member.name, operation),
+                lambda operation: self._progress.follow(self._member.name, operation),
             )
         except AmbiguousOutcomeError:
             # It was looked for and asked for again already. What the call dared not adopt, the fleet may: the name
@@ -175,13 +175,13 @@ class _Ascent:
             public_keys=group.public_keys,
             container=group.container,
             deletion_protection=group.deletion_protection,
-            owned=self._shared.ledger.owned,
+            owned=self._shared.created.owned,
         )
 
     async def _wait(self, operation: Operation[Cluster], instance_type: str) -> Cluster | None:
         try:
             async for info in operation.updates():
-                self._account.hears(self._member.name, info.external_message)
+                self._progress.hears(self._member.name, info.external_message)
             return await operation
         except OperationFailed as error:
             if not lacks_capacity(error):
@@ -228,7 +228,7 @@ class _Ascent:
             rate = self._shared.prices.get((instance_type, group.num_nodes))
             objection = self._shared.budget.objection(name, rate)
             if objection is None:
-                self._account.asks(name, instance_type, rate)
+                self._progress.asks(name, instance_type, rate)
                 return instance_type
             objections[instance_type] = objection
         raise self._exhausted(objections)

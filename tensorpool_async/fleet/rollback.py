@@ -24,17 +24,17 @@ from tensorpool_async.errors import (
     ServerError,
     TensorPoolError,
 )
-from tensorpool_async.fleet.account import Account, sentence
-from tensorpool_async.fleet.ledger import Ledger, Record
+from tensorpool_async.fleet.created import CreatedMember, CreatedResources
+from tensorpool_async.fleet.progress import FleetProgress, sentence
 from tensorpool_async.fleet.report import MemberState
 from tensorpool_async.models import Cluster, StorageVolume
-from tensorpool_async.operations import Operation
+from tensorpool_async.operations.operation import Operation
 from tensorpool_async.texts import logger_of
 
 
 T = TypeVar("T")
 
-LOOKS = 6
+MAX_LOOKUPS = 6
 """How often something is looked for whose creation had no answer: the lists of an engine may lag behind."""
 LOOK_DELAY = 0.5
 """Seconds between the first two looks; each further pause is twice as long."""
@@ -50,13 +50,13 @@ logger: logging.Logger = logger_of(__name__)
 class Rollback:
     """The way down of what is in a ledger. It is run in a task that nobody cancels."""
 
-    def __init__(self, tp: TensorPool, account: Account, ledger: Ledger) -> None:
+    def __init__(self, tp: TensorPool, progress: FleetProgress, created: CreatedResources) -> None:
         self._tp = tp
-        self._account = account
-        self._ledger = ledger
+        self._progress = progress
+        self._created = created
 
     async def run(
-        self, records: Iterable[Record], *, timeout: float, patient: bool = True
+        self, records: Iterable[CreatedMember], *, timeout: float, patient: bool = True
     ) -> list[Exception]:
         """Destroy what was made for some members; return an error for each of them of which something is left.
 
@@ -79,27 +79,27 @@ class Rollback:
                 await self._give_up(record, timeout)
         return [record.problem for record in records if record.problem is not None]
 
-    async def _take_down(self, record: Record, patient: bool) -> None:  # noqa: FBT001 - a task group passes no keywords
+    async def _take_down(self, record: CreatedMember, patient: bool) -> None:  # noqa: FBT001 - a task group passes no keywords
         waits = any(operation is not None and not operation.done() for operation in record.made.values())
         message = "waiting for the end of its creation" if waits or record.sending else ""
-        self._account.begins_to_go(record.name, message)
+        self._progress.begins_to_go(record.name, message)
         try:
             await self._learn(record)
             if record.unclear:
-                await self._look_for(record, patient=patient)
+                await self._find_by_name(record, patient=patient)
             made = list(record.made)
             for resource_id in made:
-                self._account.change(record.name, MemberState.DESTROYING, id=resource_id)
+                self._progress.change(record.name, MemberState.DESTROYING, id=resource_id)
                 await self._persist(partial(self._destroy, record, resource_id), patient=patient)
                 del record.made[resource_id]
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not keep the others from being destroyed
             self._fails(record, error)
         else:
             end = MemberState.DESTROYED if made else MemberState.ABSENT
-            self._account.change(record.name, end, hourly_rate=None)
+            self._progress.change(record.name, end, hourly_rate=None)
         record.over.set()
 
-    async def _learn(self, record: Record) -> None:
+    async def _learn(self, record: CreatedMember) -> None:
         """Wait for the answer to a creation that was on its way; what it says is in the record then."""
         if record.sending is not None:
             await asyncio.wait([record.sending])
@@ -107,10 +107,10 @@ class Rollback:
                 record.sending.exception()  # a refusal made nothing; after a lost answer the record is unclear
             record.sending = None
 
-    async def _look_for(self, record: Record, *, patient: bool) -> None:
+    async def _find_by_name(self, record: CreatedMember, *, patient: bool) -> None:
         """Look for what a creation without an answer may have made."""
         delay = LOOK_DELAY
-        for look in range(LOOKS):
+        for look in range(MAX_LOOKUPS):
             if look:
                 await anyio.sleep(delay)
                 delay *= 2
@@ -120,13 +120,13 @@ class Rollback:
         logger.warning("the creation of %s had no answer, and nothing of that name shows", record.name)
         record.unclear = False
 
-    async def _list(self, record: Record) -> Sequence[Cluster | StorageVolume]:
+    async def _list(self, record: CreatedMember) -> Sequence[Cluster | StorageVolume]:
         return await (self._tp.storage.list() if record.is_volume else self._tp.clusters.list())
 
-    async def _destroy(self, record: Record, resource_id: str) -> None:
+    async def _destroy(self, record: CreatedMember, resource_id: str) -> None:
         with contextlib.suppress(OperationFailed, NotFound):  # it has ended, which is all that matters here
             await self._end_of_creation(record, resource_id)
-        self._account.change(record.name, MemberState.DESTROYING, "")
+        self._progress.change(record.name, MemberState.DESTROYING, "")
         if record.is_volume:
             await self._free(resource_id)
         with contextlib.suppress(NotFound):
@@ -137,20 +137,20 @@ class Rollback:
             else:
                 await self._tp.clusters.for_exit.lifecycle.destroy(Cluster(resource_id))
 
-    async def _end_of_creation(self, record: Record, resource_id: str) -> None:
+    async def _end_of_creation(self, record: CreatedMember, resource_id: str) -> None:
         operation = record.made[resource_id]
         if operation is None or (operation.done() and not _has_ended(operation)):
             operation = await self._operation_of(record, resource_id)
             record.made[resource_id] = operation
         await operation.settled()
 
-    async def _operation_of(self, record: Record, resource_id: str) -> Operation[Any]:
+    async def _operation_of(self, record: CreatedMember, resource_id: str) -> Operation[Any]:
         if record.is_volume:
             # No endpoint tells which request makes a volume, so the volume itself is watched.
             return self._tp.storage.creation_of(resource_id)
         return await self._tp.clusters.lifecycle.creation_of(resource_id)
 
-    async def _unprotect(self, record: Record, resource_id: str) -> None:
+    async def _unprotect(self, record: CreatedMember, resource_id: str) -> None:
         if record.is_volume:
             await (await self._tp.storage.for_exit.edit(resource_id, deletion_protection=False)).settled()
         else:
@@ -158,8 +158,8 @@ class Rollback:
 
     async def _free(self, volume_id: str) -> None:
         """Wait until the clusters are gone that a volume was attached to; detach it from those that stay."""
-        for cluster_id in sorted(self._ledger.attached[volume_id]):
-            maker = self._ledger.maker_of(cluster_id)
+        for cluster_id in sorted(self._created.attached[volume_id]):
+            maker = self._created.maker_of(cluster_id)
             if maker is not None:
                 await maker.over.wait()
         try:
@@ -168,7 +168,7 @@ class Rollback:
             return
         for cluster_id in attached:
             # Where somebody else has attached it, the engine refuses to destroy it, and that is told.
-            if cluster_id in self._ledger.attached[volume_id]:
+            if cluster_id in self._created.attached[volume_id]:
                 await (await self._tp.storage.for_exit.detach(volume_id, cluster_id)).settled()
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]], *, patient: bool) -> T:
@@ -185,7 +185,7 @@ class Rollback:
             await anyio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
-    async def _give_up(self, record: Record, timeout: float) -> None:
+    async def _give_up(self, record: CreatedMember, timeout: float) -> None:
         if record.sending is not None:
             record.sending.cancel()
             await asyncio.wait([record.sending])
@@ -194,18 +194,18 @@ class Rollback:
         self._fails(record, OperationTimeout(text))
         record.over.set()
 
-    def _fails(self, record: Record, error: Exception) -> None:
+    def _fails(self, record: CreatedMember, error: Exception) -> None:
         record.problem = error
-        self._account.fails(record.name, error)
+        self._progress.fails(record.name, error)
         logger.error("%s", left_behind(record))
 
 
-def left_behind(record: Record) -> str:
+def left_behind(record: CreatedMember) -> str:
     """Say what is left of a member that could not be destroyed, and why."""
     return record.remnant.left("" if record.problem is None else sentence(record.problem))
 
 
-def _rate_of(record: Record) -> float:
+def _rate_of(record: CreatedMember) -> float:
     return record.hourly_rate or 0.0
 
 

@@ -9,16 +9,16 @@ from typing import Literal
 import anyio
 
 from tensorpool_async.client import TensorPool
-from tensorpool_async.fleet.account import Account, Entry, Listener
-from tensorpool_async.fleet.block import Block, BlockOptions
-from tensorpool_async.fleet.climb import Climb
-from tensorpool_async.fleet.definition import Fleet
-from tensorpool_async.fleet.ledger import Ledger
+from tensorpool_async.fleet.context import ContextOptions, FleetContext
+from tensorpool_async.fleet.created import CreatedResources
 from tensorpool_async.fleet.members import FleetMembers
 from tensorpool_async.fleet.plan import Plan, by_name, check_budget
+from tensorpool_async.fleet.progress import FleetProgress, MemberListener, MemberProgress
 from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
-from tensorpool_async.fleet.sending import Sender
-from tensorpool_async.fleet.survey import make_survey
+from tensorpool_async.fleet.rollout import Rollout
+from tensorpool_async.fleet.send_queue import SendQueue
+from tensorpool_async.fleet.snapshot import take_snapshot
+from tensorpool_async.fleet.spec import Fleet
 from tensorpool_async.fleet.teardown import Teardown
 from tensorpool_async.fleet.volumes import VolumeKeeper, volume_name, volumes_of
 from tensorpool_async.models import Cluster, StorageVolume
@@ -52,7 +52,7 @@ class FleetSession:
         on_failure: Literal["rollback", "keep"] = "rollback",
         min_ready: int | None = None,
         rollback_timeout: float = 3600.0,
-        on_event: Listener | None = None,
+        on_event: MemberListener | None = None,
     ) -> None:
         """Make a session; the options are those of `async with`.
 
@@ -72,13 +72,13 @@ class FleetSession:
         """
         self._tp = tp
         self._fleet = fleet
-        self._options = BlockOptions(
+        self._options = ContextOptions(
             on_failure=on_failure, min_ready=min_ready, rollback_timeout=rollback_timeout
         )
         self._options.check(fleet)
         self._on_event = on_event
-        self._account: Account | None = None
-        self._block: Block | None = None
+        self._progress: FleetProgress | None = None
+        self._block: FleetContext | None = None
         self._entered = False
 
     async def __aenter__(self) -> FleetMembers:
@@ -86,11 +86,11 @@ class FleetSession:
             raise RuntimeError(f"the block of the fleet {self._fleet.name} was entered already")
         self._entered = True
         try:
-            account = Account(self._fleet.name, self._tp, self._on_event)
-            survey = await make_survey(self._tp, self._fleet)
-            check_budget(survey.plan)
-            block = Block(self._tp, self._fleet, account, survey, self._options)
-            self._account = account
+            progress = FleetProgress(self._fleet.name, self._tp, self._on_event)
+            snapshot = await take_snapshot(self._tp, self._fleet)
+            check_budget(snapshot.plan)
+            block = FleetContext(self._tp, self._fleet, progress, snapshot, self._options)
+            self._progress = progress
             members = await block.enter()
         except BaseException:
             self._entered = False
@@ -119,7 +119,7 @@ class FleetSession:
     @property
     def report(self) -> FleetReport | None:
         """How the last `up`, `down` or block stands, also while it runs and after it was cancelled; None before the first."""
-        return None if self._account is None else self._account.report()
+        return None if self._progress is None else self._progress.report()
 
     async def plan(self) -> Plan:
         """Find out what `up` would do, and what it would cost. Nothing is changed.
@@ -128,9 +128,9 @@ class FleetSession:
             ConfigurationError: The engine does not rent out what the fleet asks for.
             TensorPoolError: The engine could not be asked.
         """
-        return (await make_survey(self._tp, self._fleet)).plan
+        return (await take_snapshot(self._tp, self._fleet)).plan
 
-    async def up(self, *, on_event: Listener | None = None) -> FleetReport:
+    async def up(self, *, on_event: MemberListener | None = None) -> FleetReport:
         """Make the fleet as it should be: create what is missing, join what is on its way, leave what runs.
 
         All members go side by side. Where there is no capacity for an instance type, the next one of the list is
@@ -152,18 +152,18 @@ class FleetSession:
             FleetError: Members failed; the others run.
             TensorPoolError: The engine could not be asked. Nothing was created.
         """
-        account = Account(self._fleet.name, self._tp, on_event)
-        survey = await make_survey(self._tp, self._fleet)
-        check_budget(survey.plan)
-        climb = Climb(self._tp, self._fleet, account, survey)
-        self._account = account
+        progress = FleetProgress(self._fleet.name, self._tp, on_event)
+        snapshot = await take_snapshot(self._tp, self._fleet)
+        check_budget(snapshot.plan)
+        climb = Rollout(self._tp, self._fleet, progress, snapshot)
+        self._progress = progress
         try:
             await climb.run()
         finally:
-            account.close()
-        return self._conclude(account, "could not be brought up")
+            progress.close()
+        return self._conclude(progress, "could not be brought up")
 
-    async def down(self, *, on_event: Listener | None = None) -> FleetReport:
+    async def down(self, *, on_event: MemberListener | None = None) -> FleetReport:
         """Destroy every cluster of the fleet, also those that failed and those beyond the count of their group.
 
         Its volumes are destroyed after them, with all data on them, unless they are protected from deletion.
@@ -181,17 +181,17 @@ class FleetSession:
             FleetError: Some could not be destroyed, because they are protected for example; the others are gone.
             TensorPoolError: The engine could not be asked. Nothing was destroyed.
         """
-        account = Account(self._fleet.name, self._tp, on_event)
+        progress = FleetProgress(self._fleet.name, self._tp, on_event)
         mine = self._mine(await self._tp.clusters.list())
-        self._account = account
+        self._progress = progress
         for cluster, group in mine:
-            account.open(cluster.id, _entry_of(cluster, group))
+            progress.open(cluster.id, _progress_of(cluster, group))
         volumes = await volumes_of(self._tp, self._fleet)
         for volume in volumes:
-            account.open(volume.id, _entry_of_volume(volume, self._fleet))
-        teardown = Teardown(self._tp, account)
+            progress.open(volume.id, _volume_progress_of(volume, self._fleet))
+        teardown = Teardown(self._tp, progress)
         keeper = VolumeKeeper(
-            self._tp, self._fleet, account, Sender(self._tp.limiter.max_in_flight), Ledger()
+            self._tp, self._fleet, progress, SendQueue(self._tp.limiter.max_in_flight), CreatedResources()
         )
         try:
             async with anyio.create_task_group() as tasks:
@@ -203,8 +203,8 @@ class FleetSession:
                 for volume in volumes:
                     tasks.start_soon(keeper.take_down, volume)
         finally:
-            account.close()
-        return self._conclude(account, "could not be destroyed")
+            progress.close()
+        return self._conclude(progress, "could not be destroyed")
 
     async def status(self) -> FleetReport:
         """Ask the engine how the fleet is. Nothing is changed.
@@ -251,20 +251,20 @@ class FleetSession:
 
         return tuple(sorted(members, key=place))
 
-    def _conclude(self, account: Account, what: str) -> FleetReport:
-        report = account.report()
-        if account.errors:
-            failed = len(account.errors)
+    def _conclude(self, progress: FleetProgress, what: str) -> FleetReport:
+        report = progress.report()
+        if progress.errors:
+            failed = len(progress.errors)
             raise FleetIncomplete(
                 f"{failed} of {len(report.members)} members of {report.fleet} {what}",
-                account.errors,
+                progress.errors,
                 report=report,
             )
         return report
 
 
-def _entry_of(cluster: Cluster, group: str) -> Entry:
-    return Entry(
+def _progress_of(cluster: Cluster, group: str) -> MemberProgress:
+    return MemberProgress(
         cluster.name or "",
         group,
         id=cluster.id,
@@ -274,14 +274,16 @@ def _entry_of(cluster: Cluster, group: str) -> Entry:
     )
 
 
-def _entry_of_volume(volume: StorageVolume, fleet: Fleet) -> Entry:
+def _volume_progress_of(volume: StorageVolume, fleet: Fleet) -> MemberProgress:
     group = (volume.name or "").removeprefix(f"{fleet.name}-")
     size = None if volume.size_gb is None else f"{volume.size_gb} GB"
-    return Entry(volume.name or "", group, id=volume.id, instance_type=size, hourly_rate=volume.hourly_rate)
+    return MemberProgress(
+        volume.name or "", group, id=volume.id, instance_type=size, hourly_rate=volume.hourly_rate
+    )
 
 
 def _report_of_volume(volume: StorageVolume, fleet: Fleet) -> MemberReport:
-    entry = _entry_of_volume(volume, fleet)
+    entry = _volume_progress_of(volume, fleet)
     return MemberReport(
         name=entry.name,
         group=entry.group,

@@ -10,15 +10,15 @@ import attrs
 
 from tensorpool_async.client import TensorPool
 from tensorpool_async.errors import ConfigurationError, NotFound, TensorPoolError
-from tensorpool_async.fleet.account import Account
-from tensorpool_async.fleet.definition import Fleet, VolumeGroup
-from tensorpool_async.fleet.ledger import Ledger
+from tensorpool_async.fleet.created import CreatedResources
+from tensorpool_async.fleet.error_classification import names_no_price
 from tensorpool_async.fleet.plan import Action, PlannedMember
-from tensorpool_async.fleet.refusals import names_no_price
+from tensorpool_async.fleet.progress import FleetProgress
 from tensorpool_async.fleet.report import MemberState
-from tensorpool_async.fleet.sending import Sender
+from tensorpool_async.fleet.send_queue import SendQueue
+from tensorpool_async.fleet.spec import Fleet, VolumeGroup
 from tensorpool_async.models import OperationKind, StorageVolume
-from tensorpool_async.operations import Operation
+from tensorpool_async.operations.operation import Operation
 
 
 def volume_name(fleet: Fleet, volume: VolumeGroup) -> str:
@@ -98,15 +98,15 @@ class VolumeKeeper:
     """What the volumes of a fleet share on their way up and down.
 
     Attributes:
-        ledger: Where it is taken down what was made.
+        created: Where it is taken down what was made.
         ready: The volumes that are ready, by the names that they have at the engine.
     """
 
     tp: TensorPool
     fleet: Fleet
-    account: Account
-    sender: Sender
-    ledger: Ledger
+    progress: FleetProgress
+    sender: SendQueue
+    created: CreatedResources
     ready: dict[str, StorageVolume] = attrs.field(factory=dict[str, StorageVolume], init=False)
     _restarting: defaultdict[str, anyio.Lock] = attrs.field(
         factory=lambda: defaultdict[str, anyio.Lock](anyio.Lock), init=False
@@ -117,17 +117,17 @@ class VolumeKeeper:
         try:
             ready = await self._make(step, volume)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
-            self.account.fails(step.name, error)
+            self.progress.fails(step.name, error)
         else:
             self.ready[step.name] = ready
-            self.account.change(step.name, MemberState.RUNNING, id=ready.id, hourly_rate=ready.hourly_rate)
+            self.progress.change(step.name, MemberState.RUNNING, id=ready.id, hourly_rate=ready.hourly_rate)
 
     async def attach(self, volume: VolumeGroup) -> None:
         """Attach a volume to the clusters of its groups that run; this restarts their nodes."""
         name = volume_name(self.fleet, volume)
         running = {
             member.name: member.id
-            for member in self.account.report().members
+            for member in self.progress.report().members
             if member.state == MemberState.RUNNING and member.id is not None
         }
         volume_id = running.get(name)
@@ -145,13 +145,13 @@ class VolumeKeeper:
                 if cluster_id not in attached:
                     await self._attach(name, volume_id, cluster_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
-            self.account.fails(name, error)
+            self.progress.fails(name, error)
         else:
-            self.account.change(name, MemberState.RUNNING)
+            self.progress.change(name, MemberState.RUNNING)
 
     async def take_down(self, volume: StorageVolume) -> None:
         """Destroy one volume, once it is free; its failure is no failure of the others."""
-        self.account.begins_to_go(volume.id, "")
+        self.progress.begins_to_go(volume.id, "")
         try:
             if volume.status != "READY":
                 await self._creation_of(volume.id).result()
@@ -159,11 +159,11 @@ class VolumeKeeper:
             # refuses, and detaching it would restart somebody's nodes.
             await self.tp.storage.for_exit.destroy(volume.id).result()
         except NotFound:
-            self.account.change(volume.id, MemberState.DESTROYED, hourly_rate=None)
+            self.progress.change(volume.id, MemberState.DESTROYED, hourly_rate=None)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the other members along
-            self.account.fails(volume.id, error)
+            self.progress.fails(volume.id, error)
         else:
-            self.account.change(volume.id, MemberState.DESTROYED, hourly_rate=None)
+            self.progress.change(volume.id, MemberState.DESTROYED, hourly_rate=None)
 
     async def _make(self, step: PlannedMember, volume: VolumeGroup) -> StorageVolume:
         if step.action is Action.CONFLICT:
@@ -173,28 +173,28 @@ class VolumeKeeper:
                 step.volume.id,
                 step.name,
                 kind=OperationKind.STORAGE_CREATE,
-                ephemeral=self.ledger.owned,
+                ephemeral=self.created.owned,
             )
             return await self._creation_of(step.volume.id) if step.action is Action.JOIN else step.volume
-        record = self.ledger[step.name]
+        record = self.created[step.name]
         record.asked = (volume.size_gb,)
         operation = await self.sender.send(
             lambda: self.tp.storage.create(
                 volume.size_gb,
                 name=step.name,
                 deletion_protection=volume.deletion_protection,
-                owned=self.ledger.owned,
+                owned=self.created.owned,
             ),
             record,
-            lambda operation: self.account.follow(step.name, operation),
+            lambda operation: self.progress.follow(step.name, operation),
         )
         return await operation
 
     async def _attach(self, name: str, volume_id: str, cluster_id: str) -> None:
         async with self._restarting[cluster_id]:
             message = f"attaching to {cluster_id}, which restarts its nodes"
-            self.account.change(name, MemberState.CREATING, message)
-            self.ledger.attached[volume_id].add(cluster_id)
+            self.progress.change(name, MemberState.CREATING, message)
+            self.created.attached[volume_id].add(cluster_id)
             self.ready[name] = await self.tp.storage.attach(volume_id, cluster_id).result()
 
     def _creation_of(self, volume_id: str) -> Operation[StorageVolume]:

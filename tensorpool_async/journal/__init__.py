@@ -7,10 +7,10 @@ from tensorpool_async.journal.records import (
     DESTROYED,
     NOT_MADE,
     REFUSED,
-    Entry,
     EntryState,
     Intent,
     Journal,
+    JournalEntry,
 )
 
 
@@ -23,10 +23,10 @@ __all__ = [
     "KEEP_FOR",
     "NOT_MADE",
     "REFUSED",
-    "Entry",
     "EntryState",
     "Intent",
     "Journal",
+    "JournalEntry",
     "JournalError",
     "SQLiteJournal",
 ]

@@ -20,7 +20,7 @@ import attrs
 from tensorpool_async.errors import JournalError
 from tensorpool_async.journal.files import check, identity, make_folders, narrow, sync_folder
 from tensorpool_async.journal.owners import Owner, is_owner
-from tensorpool_async.journal.records import DESTROYED, NOT_MADE, REFUSED, Entry
+from tensorpool_async.journal.records import DESTROYED, NOT_MADE, REFUSED, JournalEntry
 from tensorpool_async.journal.rows import Row, entry_of
 from tensorpool_async.texts import logger_of
 
@@ -149,7 +149,7 @@ logger: logging.Logger = logger_of("tensorpool_async")
 
 
 @attrs.define
-class Batch:
+class WriteBatch:
     """What is to be written in one transaction.
 
     Attributes:
@@ -212,7 +212,7 @@ class Database:
         """The file that SQLite writes to first."""
         return self.path.with_name(self.path.name + "-wal")
 
-    def write(self, batch: Batch) -> list[int]:
+    def write(self, batch: WriteBatch) -> list[int]:
         """Write all of it, or nothing, so that it survives a crash; return the ids of the intents.
 
         Raises:
@@ -228,7 +228,7 @@ class Database:
             self._check_place()
         return ids
 
-    def take_over(self, engine: str) -> list[Entry]:
+    def take_over(self, engine: str) -> list[JournalEntry]:
         """As `Journal.take_over`."""
         with self._explained():
             with self._transaction():
@@ -260,7 +260,7 @@ class Database:
             self._check_place()
         return taken
 
-    def entries(self, engine: str | None, *, ended: bool) -> list[Entry]:
+    def entries(self, engine: str | None, *, ended: bool) -> list[JournalEntry]:
         """As `Journal.entries`."""
         with self._explained():
             rows = self._connection.execute(
@@ -277,7 +277,7 @@ class Database:
         finally:
             self.owner.release()
 
-    def _entry_of(self, row: sqlite3.Row, *, alive: bool) -> Entry:
+    def _entry_of(self, row: sqlite3.Row, *, alive: bool) -> JournalEntry:
         try:
             return entry_of(row, alive=alive)
         except (ValueError, IndexError) as error:
@@ -336,9 +336,9 @@ class Database:
             if not names >= _NAMES:
                 missing = ", ".join(sorted(_NAMES - names))
                 raise JournalError(self.path, f"is damaged (it has no {missing})", DAMAGED)
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise JournalError(self.path, f"is damaged ({' '.join(str(verdict).split())})", DAMAGED)
+            (decision,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if decision != "ok":
+                raise JournalError(self.path, f"is damaged ({' '.join(str(decision).split())})", DAMAGED)
 
     def _make(self) -> None:
         """Make the file beside its place, whole, and link it there; so nobody ever sees half of one."""

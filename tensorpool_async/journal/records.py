@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import attrs
 
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import OperationRef
 
 
 NOT_MADE = "not made"
@@ -63,37 +63,37 @@ class Intent:
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class JournalEntry:
     """An intent, and what became of it. Times are in seconds since the epoch.
 
     Attributes:
         id: Its number in the journal, never used twice.
         intent: What was about to be sent.
-        ticket: What the engine's 202 named; None until it is read.
+        ref: What the engine's 202 named; None until it is read.
         state: How far it has come.
         outcome: How it ended, such as `COMPLETED`, `FAILED: …`, `refused: 409 …`, `not made`, `destroyed`.
         owner: The id of the client that it belongs to.
         owner_alive: Whether that client was open when this was read.
         accepted_at: When the 202 was read.
         ended_at: When its end was known.
-        gone_at: When its resource was known to be gone.
+        deleted_at: When its resource was known to be gone.
     """
 
     id: int
     intent: Intent
-    ticket: Ticket | None
+    ref: OperationRef | None
     state: EntryState
     outcome: str | None
     owner: str
     owner_alive: bool
     accepted_at: float | None
     ended_at: float | None
-    gone_at: float | None
+    deleted_at: float | None
 
     @property
     def resource_id(self) -> str | None:
         """What it is about: what the 202 named, else what the intent names."""
-        named = None if self.ticket is None else self.ticket.resource_id
+        named = None if self.ref is None else self.ref.resource_id
         return self.intent.resource_id if named is None else named
 
 
@@ -121,7 +121,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def accept(self, entry: int, ticket: Ticket, at: float) -> None:
+    async def accept(self, entry: int, ref: OperationRef, at: float) -> None:
         """Note what the engine's 202 named, at a time in seconds since the epoch. When this returns, it survives a crash.
 
         Who is cancelled here leaves it to be noted.
@@ -135,11 +135,11 @@ class Journal(Protocol):
         """Note how an entry ended, soon, and after all that was noted before."""
         ...
 
-    def gone(self, engine: str, resource_id: str, at: float) -> None:
+    def mark_deleted(self, engine: str, resource_id: str, at: float) -> None:
         """Note that a resource is gone, for every entry about it, soon, and after all that was noted before."""
         ...
 
-    async def take_over(self, engine: str) -> list[Entry]:
+    async def take_over(self, engine: str) -> list[JournalEntry]:
         """Make the entries of this engine that have not ended, and whose owner is dead, this client's own.
 
         Of several clients that do this at once, each entry goes to one.
@@ -152,7 +152,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def entries(self, engine: str | None = None, *, ended: bool = False) -> list[Entry]:
+    async def entries(self, engine: str | None = None, *, ended: bool = False) -> list[JournalEntry]:
         """Read the entries that have not ended, oldest first.
 
         Args:

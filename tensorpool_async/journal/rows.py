@@ -8,9 +8,9 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
-from tensorpool_async.journal.records import Entry, EntryState, Intent
+from tensorpool_async.journal.records import EntryState, Intent, JournalEntry
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import OperationRef
 
 
 Row = tuple[str | int | float | None, ...]
@@ -80,7 +80,7 @@ def intent_row(intent: Intent) -> Row:
     )
 
 
-def accepted_row(entry: int, ticket: Ticket, at: float) -> Row:
+def accepted_row(entry: int, ref: OperationRef, at: float) -> Row:
     """Make the row that says what was accepted.
 
     Raises:
@@ -88,15 +88,15 @@ def accepted_row(entry: int, ticket: Ticket, at: float) -> Row:
     """
     return (
         entry,
-        None if ticket.kind is None else text(str(ticket.kind)),
-        None if ticket.resource_id is None else text(ticket.resource_id),
-        json.dumps(ticket.request_ids),
-        json.dumps(ticket.expected),
+        None if ref.kind is None else text(str(ref.kind)),
+        None if ref.resource_id is None else text(ref.resource_id),
+        json.dumps(ref.request_ids),
+        json.dumps(ref.expected),
         at,
     )
 
 
-def entry_of(row: sqlite3.Row, *, alive: bool) -> Entry:
+def entry_of(row: sqlite3.Row, *, alive: bool) -> JournalEntry:
     """Make an entry of its row.
 
     Raises:
@@ -107,7 +107,7 @@ def entry_of(row: sqlite3.Row, *, alive: bool) -> Entry:
         state = EntryState.ENDED
     else:
         state = EntryState.INTENT if row["accepted_at"] is None else EntryState.ACCEPTED
-    return Entry(
+    return JournalEntry(
         id=row["id"],
         intent=Intent(
             engine=row["engine"],
@@ -123,14 +123,14 @@ def entry_of(row: sqlite3.Row, *, alive: bool) -> Entry:
             ttl=row["ttl"],
             sent_at=row["sent_at"],
         ),
-        ticket=_ticket_of(row),
+        ref=_ref_of(row),
         state=state,
         outcome=row["outcome"],
         owner=row["owner"],
         owner_alive=alive,
         accepted_at=row["accepted_at"],
         ended_at=row["ended_at"],
-        gone_at=row["gone_at"],
+        deleted_at=row["gone_at"],
     )
 
 
@@ -141,10 +141,10 @@ def _check(row: sqlite3.Row) -> None:
             raise ValueError(f"{column} is no {word}")
 
 
-def _ticket_of(row: sqlite3.Row) -> Ticket | None:
+def _ref_of(row: sqlite3.Row) -> OperationRef | None:
     if row["accepted_at"] is None:
         return None
-    return Ticket(
+    return OperationRef(
         kind=None if row["ticket_kind"] is None else OperationKind(row["ticket_kind"]),
         resource_id=row["ticket_resource_id"],
         request_ids=_texts(row["ticket_request_ids"]),

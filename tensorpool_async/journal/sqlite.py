@@ -16,10 +16,10 @@ import anyio
 
 from tensorpool_async.errors import JournalError
 from tensorpool_async.journal.database import Database
-from tensorpool_async.journal.records import NOT_MADE, Entry, Intent
+from tensorpool_async.journal.records import NOT_MADE, Intent, JournalEntry
 from tensorpool_async.journal.rows import accepted_row, intent_row, text
 from tensorpool_async.journal.writer import Call, Waiter, Write, Writer
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import OperationRef
 from tensorpool_async.texts import logger_of
 
 
@@ -93,10 +93,10 @@ class SQLiteJournal:
             waiter.future.add_done_callback(partial(self._withdraw, intent.sent_at))
             raise
 
-    async def accept(self, entry: int, ticket: Ticket, at: float) -> None:
+    async def accept(self, entry: int, ref: OperationRef, at: float) -> None:
         """Note what the 202 named; see `Journal.accept`."""
         _check_time(at)
-        row, writer = accepted_row(entry, ticket, at), self._running()
+        row, writer = accepted_row(entry, ref, at), self._running()
         waiter = Waiter()
         writer.put(Write("accepted", row, waiter))
         await waiter.future
@@ -106,21 +106,21 @@ class SQLiteJournal:
         _check_time(at)
         self._note(Write("ended", (entry, text(outcome), at)))
 
-    def gone(self, engine: str, resource_id: str, at: float) -> None:
+    def mark_deleted(self, engine: str, resource_id: str, at: float) -> None:
         """Note that a resource is gone; see `Journal.gone`."""
         _check_time(at)
         self._note(Write("gone", (text(engine), text(resource_id), at)))
 
-    async def take_over(self, engine: str) -> list[Entry]:
+    async def take_over(self, engine: str) -> list[JournalEntry]:
         """Take over from the dead; see `Journal.take_over`."""
         engine = text(engine)
-        return cast("list[Entry]", await self._call(lambda database: database.take_over(engine)))
+        return cast("list[JournalEntry]", await self._call(lambda database: database.take_over(engine)))
 
-    async def entries(self, engine: str | None = None, *, ended: bool = False) -> list[Entry]:
+    async def entries(self, engine: str | None = None, *, ended: bool = False) -> list[JournalEntry]:
         """Read the entries; see `Journal.entries`."""
         engine = None if engine is None else text(engine)
         read = partial(Database.entries, engine=engine, ended=ended)
-        return cast("list[Entry]", await self._call(read, only_reads=True))
+        return cast("list[JournalEntry]", await self._call(read, only_reads=True))
 
     async def claim(self, entry: int) -> bool:
         """Take one entry of a dead owner; see `Journal.claim`."""

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from tensorpool_async.errors import JournalError
-from tensorpool_async.journal.database import DAMAGED, Batch, Database
+from tensorpool_async.journal.database import DAMAGED, Database, WriteBatch
 from tensorpool_async.journal.rows import Row
 from tensorpool_async.texts import logger_of
 
@@ -122,7 +122,7 @@ class _Work:
         self._connect = connect
         self._items = items
         self._bell = bell
-        self._batch = Batch()
+        self._batch = WriteBatch()
         self._intending: list[Waiter] = []  # in the order of the batch's intents
         self._accepting: list[Waiter] = []
         self._answers: list[_Answer] = []
@@ -206,7 +206,7 @@ class _Work:
             for waiter in intending + accepting:
                 self._answer(waiter, error)
             return error
-        self._batch = Batch()
+        self._batch = WriteBatch()
         self._warned = False
         for waiter, id_ in zip(intending, ids, strict=True):
             self._answer(waiter, id_)

@@ -44,4 +44,6 @@ def as_nothing(answer: Answer) -> None:
 
 def delete_request(path: str) -> Request[None]:
     """Make a DELETE whose answer says nothing; one that is repeated and finds nothing has succeeded."""
-    return Request("DELETE", path, as_nothing, lane=Lane.CHANGE, any_body=True, when_gone=lambda: None)
+    return Request(
+        "DELETE", path, as_nothing, lane=Lane.CHANGE, any_body=True, on_already_deleted=lambda: None
+    )

@@ -33,11 +33,18 @@ from tensorpool_async.errors import (
 from tensorpool_async.models.enums import OperationKind, RequestStatus
 from tensorpool_async.models.request import RequestInfo
 from tensorpool_async.models.structure import structure
-from tensorpool_async.protocol.kinds import BEGUN, KINDS, Kind, Sign, is_going, status_text
+from tensorpool_async.protocol.operation_specs import (
+    DELETE_STARTED,
+    OPERATION_SPECS,
+    OperationSpec,
+    Outcome,
+    is_deleting,
+    status_text,
+)
 from tensorpool_async.protocol.polling import PollPolicy, delay_after, first_delay
 from tensorpool_async.protocol.requests import Lane, Request, path_of
 from tensorpool_async.protocol.responses import Answer, Response, answer_of
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import OperationRef
 
 
 REQUEST_INFO = "/request/info"
@@ -68,7 +75,7 @@ class Phase(Enum):
     DONE = "done"
 
 
-class Event(Enum):
+class MachineInput(Enum):
     """What an answer means to an operation."""
 
     PROGRESS = "not done yet"
@@ -83,26 +90,26 @@ class Event(Enum):
     RESULT = "the result was read"
 
 
-TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
-    (Phase.FOLLOWING, Event.PROGRESS): Phase.FOLLOWING,
-    (Phase.FOLLOWING, Event.NEXT_REQUEST): Phase.FOLLOWING,
-    (Phase.FOLLOWING, Event.COMPLETED): Phase.READING,
-    (Phase.FOLLOWING, Event.COMPLETED_WITHOUT_RESULT): Phase.DONE,
-    (Phase.FOLLOWING, Event.FAILED): Phase.DONE,
-    (Phase.FOLLOWING, Event.MISSING): Phase.WATCHING,
-    (Phase.FOLLOWING, Event.LOST): Phase.DONE,
-    (Phase.FOLLOWING, Event.REFUSED): Phase.DONE,
-    (Phase.WATCHING, Event.PROGRESS): Phase.WATCHING,
-    (Phase.WATCHING, Event.RESULT): Phase.DONE,
-    (Phase.WATCHING, Event.COMPLETED_WITHOUT_RESULT): Phase.DONE,
-    (Phase.WATCHING, Event.FAILED): Phase.DONE,
-    (Phase.WATCHING, Event.LOST): Phase.DONE,
-    (Phase.WATCHING, Event.REFUSED): Phase.DONE,
-    (Phase.WATCHING, Event.UNREADABLE): Phase.DONE,
-    (Phase.READING, Event.RESULT): Phase.DONE,
-    (Phase.READING, Event.LOST): Phase.DONE,
-    (Phase.READING, Event.REFUSED): Phase.DONE,
-    (Phase.READING, Event.UNREADABLE): Phase.DONE,
+TRANSITIONS: dict[tuple[Phase, MachineInput], Phase] = {
+    (Phase.FOLLOWING, MachineInput.PROGRESS): Phase.FOLLOWING,
+    (Phase.FOLLOWING, MachineInput.NEXT_REQUEST): Phase.FOLLOWING,
+    (Phase.FOLLOWING, MachineInput.COMPLETED): Phase.READING,
+    (Phase.FOLLOWING, MachineInput.COMPLETED_WITHOUT_RESULT): Phase.DONE,
+    (Phase.FOLLOWING, MachineInput.FAILED): Phase.DONE,
+    (Phase.FOLLOWING, MachineInput.MISSING): Phase.WATCHING,
+    (Phase.FOLLOWING, MachineInput.LOST): Phase.DONE,
+    (Phase.FOLLOWING, MachineInput.REFUSED): Phase.DONE,
+    (Phase.WATCHING, MachineInput.PROGRESS): Phase.WATCHING,
+    (Phase.WATCHING, MachineInput.RESULT): Phase.DONE,
+    (Phase.WATCHING, MachineInput.COMPLETED_WITHOUT_RESULT): Phase.DONE,
+    (Phase.WATCHING, MachineInput.FAILED): Phase.DONE,
+    (Phase.WATCHING, MachineInput.LOST): Phase.DONE,
+    (Phase.WATCHING, MachineInput.REFUSED): Phase.DONE,
+    (Phase.WATCHING, MachineInput.UNREADABLE): Phase.DONE,
+    (Phase.READING, MachineInput.RESULT): Phase.DONE,
+    (Phase.READING, MachineInput.LOST): Phase.DONE,
+    (Phase.READING, MachineInput.REFUSED): Phase.DONE,
+    (Phase.READING, MachineInput.UNREADABLE): Phase.DONE,
 }
 
 
@@ -134,20 +141,22 @@ class OperationMachine:
         "result",
     )
 
-    def __init__(self, ticket: Ticket, policy: PollPolicy, *, longest_pause: float = LONGEST_PAUSE) -> None:
+    def __init__(
+        self, ref: OperationRef, policy: PollPolicy, *, longest_pause: float = LONGEST_PAUSE
+    ) -> None:
         """Begin where a ticket says.
 
         Args:
-            ticket: What to follow.
+            ref: What to follow.
             policy: How often it is polled.
             longest_pause: Seconds for which a refusal can put a poll off: `RetryPolicy.longest_pause`.
         """
-        self.kind: OperationKind | None = ticket.kind
-        self.resource_id: str | None = ticket.resource_id
-        self.request_ids: tuple[str, ...] = ticket.request_ids
-        self.expected: dict[str, Any] = ticket.expected
-        self.phase = Phase.FOLLOWING if ticket.request_ids else Phase.WATCHING
-        self.info: RequestInfo | None = None if ticket.kind is None else self._own_info(RequestStatus.PENDING)
+        self.kind: OperationKind | None = ref.kind
+        self.resource_id: str | None = ref.resource_id
+        self.request_ids: tuple[str, ...] = ref.request_ids
+        self.expected: dict[str, Any] = ref.expected
+        self.phase = Phase.FOLLOWING if ref.request_ids else Phase.WATCHING
+        self.info: RequestInfo | None = None if ref.kind is None else self._own_info(RequestStatus.PENDING)
         self.result: Any = None
         self.error: TensorPoolError | None = None
         self.polls: int = 0
@@ -162,18 +171,18 @@ class OperationMachine:
         self._seen: int | None = None
 
     @property
-    def ticket(self) -> Ticket:
+    def ref(self) -> OperationRef:
         """What another process needs to go on with it."""
-        return Ticket(self.kind, self.resource_id, self.request_ids, self.expected)
+        return OperationRef(self.kind, self.resource_id, self.request_ids, self.expected)
 
     @property
     def done(self) -> bool:
         """Whether it ended."""
         return self.phase is Phase.DONE
 
-    def first_delay(self, retry_after: float | None, share: float) -> float:
+    def first_delay(self, retry_after: float | None, jitter: float) -> float:
         """Return the seconds until the first poll, after a 202 that asked for `retry_after`."""
-        return first_delay(self._policy, retry_after, share)
+        return first_delay(self._policy, retry_after, jitter)
 
     def next_request(self) -> Request[Any]:
         """Return what to ask the engine: the same object until something else is asked."""
@@ -187,12 +196,14 @@ class OperationMachine:
             self._request = request
         return request
 
-    def receive(self, response: Response, share: float, *, asked: Request[Any] | None = None) -> float | None:
+    def receive(
+        self, response: Response, jitter: float, *, asked: Request[Any] | None = None
+    ) -> float | None:
         """Take an answer of any status; return the seconds until the next poll, or None at the end.
 
         Args:
             response: The answer.
-            share: A random number between 0 and 1.
+            jitter: A random number between 0 and 1.
             asked: What was asked, where another answer may have come in between. An answer to what is no longer
                 asked changes nothing: the request's last word would else be read as the cluster.
         """
@@ -205,59 +216,59 @@ class OperationMachine:
         if response.status == 200 and hash(response.body) == self._seen:
             # Word for word what was said before, as nearly every poll is answered: it means what it meant.
             self._failures = self._missing = self._unreadable = 0
-            return delay_after(self._policy, response.retry_after, failures=0, share=share)
-        return self._take(request, response, share)
+            return delay_after(self._policy, response.retry_after, failures=0, jitter=jitter)
+        return self._take(request, response, jitter)
 
-    def _take(self, request: Request[Any], response: Response, share: float) -> float | None:
+    def _take(self, request: Request[Any], response: Response, jitter: float) -> float | None:
         try:
             answer = answer_of(response, method=request.method, path=request.path)
         except NotFound as error:
-            return self._not_found(error, response, share)
+            return self._not_found(error, response, jitter)
         except (AuthenticationError, PermissionDenied) as error:
             self.error = error
-            return self._advance(Event.REFUSED, None, share)
+            return self._advance(MachineInput.REFUSED, None, jitter)
         except StatusError as error:
-            return self.receive_failure(error, share, retry_after=response.retry_after)
+            return self.receive_failure(error, jitter, retry_after=response.retry_after)
         except DecodeError as error:
-            return self.receive_failure(error, share)
+            return self.receive_failure(error, jitter)
         try:
             event = self._read(request, answer)
         except DecodeError as error:
-            return self._not_understood(error, answer, share)
+            return self._not_understood(error, answer, jitter)
         self._failures = self._missing = self._unreadable = 0
-        if event is Event.PROGRESS:
+        if event is MachineInput.PROGRESS:
             self._seen = hash(response.body)  # and not the body, of which tens of thousands would be kept
-        return self._advance(event, answer.retry_after, share)
+        return self._advance(event, answer.retry_after, jitter)
 
-    def _not_understood(self, error: DecodeError, answer: Answer, share: float) -> float | None:
+    def _not_understood(self, error: DecodeError, answer: Answer, jitter: float) -> float | None:
         if self.phase is Phase.FOLLOWING or answer.body is None:
-            return self.receive_failure(error, share)  # an empty answer was cut off, for all one knows
+            return self.receive_failure(error, jitter)  # an empty answer was cut off, for all one knows
         self._unreadable += 1
         if self._unreadable < LASTING_NONSENSE:
-            return self.receive_failure(error, share)
+            return self.receive_failure(error, jitter)
         self.error = error
-        return self._advance(Event.UNREADABLE, None, share)
+        return self._advance(MachineInput.UNREADABLE, None, jitter)
 
     def receive_failure(
         self,
         error: TensorPoolError,  # noqa: ARG002 - any failure means the same: poll again
-        share: float,
+        jitter: float,
         *,
         retry_after: float | None = None,
     ) -> float:
         """Take a poll that brought no answer; return the seconds until the next one."""
         retry_after = self._believed(retry_after)
         self._failures += 1
-        return delay_after(self._policy, retry_after, failures=self._failures, share=share)
+        return delay_after(self._policy, retry_after, failures=self._failures, jitter=jitter)
 
-    def _read(self, request: Request[Any], answer: Answer) -> Event:
+    def _read(self, request: Request[Any], answer: Answer) -> MachineInput:
         if self.phase is Phase.FOLLOWING:
             self._reuse_texts(answer.body)
             return self._read_request(structure(answer.body, RequestInfo, path=request.path))
         model = request.decode(answer)
         if self.phase is Phase.READING:
             self.result = model
-            return Event.RESULT
+            return MachineInput.RESULT
         return self._read_resource(model)
 
     def _reuse_texts(self, body: Any) -> None:
@@ -271,7 +282,7 @@ class OperationMachine:
                 if known is not None and fields.get(name) == known:
                     fields[name] = known
 
-    def _read_request(self, info: RequestInfo) -> Event:
+    def _read_request(self, info: RequestInfo) -> MachineInput:
         if self.kind is None:
             self.kind = info.request_type
         self.resource_id = self.resource_id or info.object_id
@@ -279,58 +290,58 @@ class OperationMachine:
         if info.status is RequestStatus.COMPLETED and not is_last:
             self.info = attrs.evolve(info, status=RequestStatus.PROCESSING)
             self._index += 1
-            return Event.NEXT_REQUEST
+            return MachineInput.NEXT_REQUEST
         self.info = info
         if info.status is RequestStatus.FAILED:
             self.error = self._failure(info.external_message)
-            return Event.FAILED
+            return MachineInput.FAILED
         if info.status is not RequestStatus.COMPLETED:
-            return Event.PROGRESS
-        rule = KINDS.get(self.kind)
+            return MachineInput.PROGRESS
+        rule = OPERATION_SPECS.get(self.kind)
         readable = rule is not None and rule.has_result and self.resource_id
-        return Event.COMPLETED if readable else Event.COMPLETED_WITHOUT_RESULT
+        return MachineInput.COMPLETED if readable else MachineInput.COMPLETED_WITHOUT_RESULT
 
-    def _read_resource(self, model: Any) -> Event:
+    def _read_resource(self, model: Any) -> MachineInput:
         rule = self._rule()
-        sign = rule.sign(model, self.expected)
+        outcome = rule.outcome(model, self.expected)
         text = status_text(model)
-        if sign is Sign.PENDING:
+        if outcome is Outcome.PENDING:
             self.info = self._own_info(RequestStatus.PROCESSING, text)
-            if rule.done_when_gone and is_going(model):
-                self.expected = {**self.expected, BEGUN: True}
-            return Event.PROGRESS
-        if sign is Sign.FAILED:
+            if rule.done_when_gone and is_deleting(model):
+                self.expected = {**self.expected, DELETE_STARTED: True}
+            return MachineInput.PROGRESS
+        if outcome is Outcome.FAILED:
             self.info = self._own_info(RequestStatus.FAILED, text)
             self.error = self._failure(f"it is {text}")
-            return Event.FAILED
+            return MachineInput.FAILED
         self.info = self._own_info(RequestStatus.COMPLETED, text)
         self.result = model if rule.has_result else None
-        return Event.RESULT
+        return MachineInput.RESULT
 
-    def _not_found(self, error: NotFound, response: Response, share: float) -> float | None:
+    def _not_found(self, error: NotFound, response: Response, jitter: float) -> float | None:
         if self.phase is Phase.WATCHING and self._rule().done_when_gone:
             self.info = self._own_info(RequestStatus.COMPLETED, "it is gone")
-            return self._advance(Event.COMPLETED_WITHOUT_RESULT, None, share)
+            return self._advance(MachineInput.COMPLETED_WITHOUT_RESULT, None, jitter)
         self._missing_for = self._missing_for if self._missing else 0.0
         self._missing += 1
         if self._missing < LASTING_404 or self._missing_for < LASTING_404_SECONDS:
             pause = self._believed(response.retry_after)
-            delay = delay_after(self._policy, pause, failures=0, share=share)
+            delay = delay_after(self._policy, pause, failures=0, jitter=jitter)
             if self._missing >= LASTING_404:
                 delay = max(delay, SHORTEST_404_DELAY)
             self._missing_for += delay
             return delay
-        rule = KINDS.get(self.kind or OperationKind(""))
+        rule = OPERATION_SPECS.get(self.kind or OperationKind(""))
         can_watch = rule is not None and rule.can_watch(self.resource_id, self.expected)
         if self.phase is Phase.FOLLOWING and can_watch:
             self._missing = 0
-            return self._advance(Event.MISSING, 0.0, share)
+            return self._advance(MachineInput.MISSING, 0.0, jitter)
         self.error = error
-        return self._advance(Event.LOST, None, share)
+        return self._advance(MachineInput.LOST, None, jitter)
 
-    def _advance(self, event: Event, retry_after: float | None, share: float) -> float | None:
-        if event is Event.PROGRESS:  # what nearly every poll brings, and what leads nowhere else
-            return delay_after(self._policy, retry_after, failures=0, share=share)
+    def _advance(self, event: MachineInput, retry_after: float | None, jitter: float) -> float | None:
+        if event is MachineInput.PROGRESS:  # what nearly every poll brings, and what leads nowhere else
+            return delay_after(self._policy, retry_after, failures=0, jitter=jitter)
         self.phase = TRANSITIONS[self.phase, event]
         self._request = self._seen = None
         # Something else is asked now, about which the engine has named no pace.
@@ -340,8 +351,8 @@ class OperationMachine:
         """Return for how long a refusal puts a poll off. It is the engine's word about all requests, and may be a mistake."""
         return None if retry_after is None else min(retry_after, self._longest_pause)
 
-    def _rule(self) -> Kind:
-        return KINDS[self.kind or OperationKind("")]
+    def _rule(self) -> OperationSpec:
+        return OPERATION_SPECS[self.kind or OperationKind("")]
 
     def _own_info(self, status: RequestStatus, message: str | None = None) -> RequestInfo:
         return RequestInfo(

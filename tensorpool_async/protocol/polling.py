@@ -38,14 +38,14 @@ class PollPolicy:
     jitter: float = attrs.field(default=0.1, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
 
 
-def delay_after(policy: PollPolicy, retry_after: float | None, *, failures: int, share: float) -> float:
+def delay_after(policy: PollPolicy, retry_after: float | None, *, failures: int, jitter: float) -> float:
     """Return the seconds until the next poll.
 
     Args:
         policy: The caller's wishes.
         retry_after: What the last answer asked for, or None.
         failures: How many polls failed in a row; without a `Retry-After` each doubles the delay.
-        share: A random number between 0 and 1.
+        jitter: A random number between 0 and 1.
     """
     if policy.override is not None:
         return policy.override
@@ -55,11 +55,11 @@ def delay_after(policy: PollPolicy, retry_after: float | None, *, failures: int,
         delay = min(LONGEST_FAILURE_DELAY, max(policy.default, 0.1) * 2.0 ** min(failures - 1, 30))
     else:
         delay = policy.default
-    delay = max(delay, policy.minimum) * (1.0 + policy.jitter * share)
+    delay = max(delay, policy.minimum) * (1.0 + policy.jitter * jitter)
     return delay if policy.maximum is None else min(delay, policy.maximum)
 
 
-def first_delay(policy: PollPolicy, retry_after: float | None, share: float) -> float:
+def first_delay(policy: PollPolicy, retry_after: float | None, jitter: float) -> float:
     """Return the seconds between the 202 and the first poll."""
     pace = policy.initial if retry_after is None else retry_after
-    return delay_after(policy, pace, failures=0, share=share)
+    return delay_after(policy, pace, failures=0, jitter=jitter)

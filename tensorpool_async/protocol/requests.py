@@ -13,7 +13,7 @@ import attrs
 
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.protocol.trips import Trip
+from tensorpool_async.protocol.send_stats import SendStats
 
 
 T = TypeVar("T")
@@ -83,11 +83,11 @@ class Request(Generic[T]):
             cut off was still lost.
         kind: The kind of operation that it begins, where it begins one.
         name: The name of the resource that it makes, where it makes one.
-        when_gone: Makes what stands in for the answer of a DELETE that meets 410, or is repeated and meets 404; without
+        on_already_deleted: Makes what stands in for the answer of a DELETE that meets 410, or is repeated and meets 404; without
             it that is `NotFound`.
         leaving: Called at each attempt, once it holds a slot and right before it goes on the wire: what is kept of a
             request before it is sent is kept here, and not while it queues. If it raises, nothing is sent.
-        trip: What takes down what it goes through. `Submitter.submit` gives each change one: when it was last sent
+        stats: What takes down what it goes through. `Submitter.submit` gives each change one: when it was last sent
             decides whether what is found after a lost answer is its own.
     """
 
@@ -101,6 +101,6 @@ class Request(Generic[T]):
     any_body: bool = attrs.field(default=False, kw_only=True)
     kind: OperationKind | None = attrs.field(default=None, kw_only=True)
     name: str | None = attrs.field(default=None, kw_only=True)
-    when_gone: Callable[[], T] | None = attrs.field(default=None, kw_only=True)
+    on_already_deleted: Callable[[], T] | None = attrs.field(default=None, kw_only=True)
     leaving: Callable[[], object] | None = attrs.field(default=None, kw_only=True)
-    trip: Trip | None = attrs.field(default=None, kw_only=True)
+    stats: SendStats | None = attrs.field(default=None, kw_only=True)

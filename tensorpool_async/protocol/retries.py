@@ -46,7 +46,7 @@ class Failure(Enum):
     REFUSED = "refused"
 
 
-class Verdict(Enum):
+class RetryDecision(Enum):
     """What follows from a failure."""
 
     AGAIN = "again"
@@ -55,17 +55,17 @@ class Verdict(Enum):
     RAISE = "raise"
 
 
-VERDICTS: dict[tuple[Failure, bool], Verdict] = {
-    (Failure.NOT_SENT, True): Verdict.AGAIN,
-    (Failure.NOT_SENT, False): Verdict.AGAIN,
-    (Failure.NO_ANSWER, True): Verdict.AGAIN,
-    (Failure.NO_ANSWER, False): Verdict.RECONCILE,
-    (Failure.TOO_LARGE, True): Verdict.RAISE,
-    (Failure.TOO_LARGE, False): Verdict.RECONCILE,
-    (Failure.RATE_LIMITED, True): Verdict.AFTER_PAUSE,
-    (Failure.RATE_LIMITED, False): Verdict.AFTER_PAUSE,
-    (Failure.REFUSED, True): Verdict.RAISE,
-    (Failure.REFUSED, False): Verdict.RAISE,
+RETRY_DECISIONS: dict[tuple[Failure, bool], RetryDecision] = {
+    (Failure.NOT_SENT, True): RetryDecision.AGAIN,
+    (Failure.NOT_SENT, False): RetryDecision.AGAIN,
+    (Failure.NO_ANSWER, True): RetryDecision.AGAIN,
+    (Failure.NO_ANSWER, False): RetryDecision.RECONCILE,
+    (Failure.TOO_LARGE, True): RetryDecision.RAISE,
+    (Failure.TOO_LARGE, False): RetryDecision.RECONCILE,
+    (Failure.RATE_LIMITED, True): RetryDecision.AFTER_PAUSE,
+    (Failure.RATE_LIMITED, False): RetryDecision.AFTER_PAUSE,
+    (Failure.REFUSED, True): RetryDecision.RAISE,
+    (Failure.REFUSED, False): RetryDecision.RAISE,
 }
 """By failure, and by whether the method can be repeated without harm."""
 
@@ -92,7 +92,7 @@ class RetryPolicy:
 
 
 @attrs.frozen
-class Tries:
+class AttemptHistory:
     """What a request has been through.
 
     Attributes:
@@ -105,16 +105,16 @@ class Tries:
     rate_limited: int = 0
     uncertain: bool = False
 
-    def after(self, failure: Failure) -> Tries:
+    def after(self, failure: Failure) -> AttemptHistory:
         """Count one more failure."""
-        return Tries(
+        return AttemptHistory(
             failed=self.failed + (failure is not Failure.RATE_LIMITED),
             rate_limited=self.rate_limited + (failure is Failure.RATE_LIMITED),
             uncertain=self.uncertain or failure is Failure.NO_ANSWER,
         )
 
 
-UNTRIED = Tries()
+NO_ATTEMPTS = AttemptHistory()
 
 
 def classify(error: TensorPoolError) -> Failure:
@@ -130,9 +130,9 @@ def classify(error: TensorPoolError) -> Failure:
     return Failure.REFUSED
 
 
-def is_gone(error: TensorPoolError, tries: Tries) -> bool:
+def is_gone(error: TensorPoolError, history: AttemptHistory) -> bool:
     """Whether a DELETE that met this has done its work: 410 says so, and 404 where an earlier attempt may have done it."""
-    return isinstance(error, NotFound) and (tries.uncertain or error.status == 410)
+    return isinstance(error, NotFound) and (history.uncertain or error.status == 410)
 
 
 def _classify_status(error: StatusError) -> Failure:
@@ -141,26 +141,28 @@ def _classify_status(error: StatusError) -> Failure:
     return Failure.NO_ANSWER if error.status in LOST_STATUSES else Failure.REFUSED
 
 
-def judge(error: TensorPoolError, method: str, tries: Tries, policy: RetryPolicy) -> Verdict:
+def decide(
+    error: TensorPoolError, method: str, history: AttemptHistory, policy: RetryPolicy
+) -> RetryDecision:
     """Decide what follows from a failure.
 
     Args:
         error: The failure.
         method: The request's method.
-        tries: What the request had been through before this failure.
+        history: What the request had been through before this failure.
         policy: How often it may be sent.
     """
     failure = classify(error)
-    verdict = VERDICTS[failure, method in REPEATABLE_METHODS]
-    if tries.uncertain and method in {"DELETE", "PUT"} and isinstance(error, ConflictError):
-        return Verdict.RECONCILE
-    if verdict is Verdict.AGAIN and tries.failed + 1 >= policy.attempts:
-        return Verdict.RAISE
-    if verdict is Verdict.AFTER_PAUSE and (
-        tries.rate_limited + 1 >= _patience(policy) or _pause_of(error) > policy.longest_pause
+    decision = RETRY_DECISIONS[failure, method in REPEATABLE_METHODS]
+    if history.uncertain and method in {"DELETE", "PUT"} and isinstance(error, ConflictError):
+        return RetryDecision.RECONCILE
+    if decision is RetryDecision.AGAIN and history.failed + 1 >= policy.attempts:
+        return RetryDecision.RAISE
+    if decision is RetryDecision.AFTER_PAUSE and (
+        history.rate_limited + 1 >= _patience(policy) or _pause_of(error) > policy.longest_pause
     ):
-        return Verdict.RAISE
-    return verdict
+        return RetryDecision.RAISE
+    return decision
 
 
 def _pause_of(error: TensorPoolError) -> float:
@@ -171,7 +173,7 @@ def _patience(policy: RetryPolicy) -> int:
     return 1 + (policy.attempts - 1) * RATE_LIMITED_FACTOR
 
 
-def backoff(policy: RetryPolicy, failed: int, share: float) -> float:
+def backoff(policy: RetryPolicy, failed: int, jitter: float) -> float:
     """Return the seconds to wait after `failed` failures; `share` is a random number between 0 and 1."""
     longest = min(policy.longest_backoff, policy.backoff * 2.0 ** min(failed - 1, 30))
-    return longest * (0.5 + 0.5 * share)
+    return longest * (0.5 + 0.5 * jitter)

@@ -21,7 +21,7 @@ import attrs
 
 from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.kinds import KINDS
+from tensorpool_async.protocol.operation_specs import OPERATION_SPECS
 from tensorpool_async.protocol.requests import path_of
 
 
@@ -44,7 +44,7 @@ _VERSION = re.compile(r"tpa[0-9]+(?=\.|$)")
 
 
 @attrs.frozen
-class Ticket:
+class OperationRef:
     """What identifies an operation.
 
     Attributes:
@@ -62,15 +62,15 @@ class Ticket:
 
 
 @attrs.frozen
-class Accepted:
+class AcceptedOperation:
     """What a 202 says.
 
     Attributes:
-        ticket: What identifies the operation.
+        ref: What identifies the operation.
         retry_after: Seconds after which the engine wants to be asked, or None.
     """
 
-    ticket: Ticket
+    ref: OperationRef
     retry_after: float | None = None
 
 
@@ -92,15 +92,15 @@ class Tokens:
         """Whether tokens are signed."""
         return bool(self._secrets)
 
-    def encode(self, ticket: Ticket) -> str:
+    def encode(self, ref: OperationRef) -> str:
         """Write a ticket as a token."""
-        payload = _payload_of(ticket)
+        payload = _payload_of(ref)
         if not self._secrets:
             return PREFIX + payload
         text = SIGNED_PREFIX + payload
         return f"{text}.{_signature_of(text, self._secrets[0])}"
 
-    def decode(self, text: str, *, signed: bool = False) -> Ticket:
+    def decode(self, text: str, *, signed: bool = False) -> OperationRef:
         """Read a token, or a bare request id.
 
         Args:
@@ -112,10 +112,10 @@ class Tokens:
                 request id either.
         """
         text = text.strip()
-        ticket = decode(text)
+        ref = decode(text)
         if signed or (self._secrets and _VERSION.match(text)):
             self._check(text)
-        return ticket
+        return ref
 
     def _check(self, text: str) -> None:
         if not self._secrets:
@@ -149,23 +149,23 @@ def _is_signature(signature: str, text: str, secret: bytes) -> bool:
     return hmac.compare_digest(signature.encode(), _signature_of(text, secret).encode())
 
 
-def encode(ticket: Ticket) -> str:
+def encode(ref: OperationRef) -> str:
     """Write a ticket as a token that is not signed."""
-    return PREFIX + _payload_of(ticket)
+    return PREFIX + _payload_of(ref)
 
 
-def _payload_of(ticket: Ticket) -> str:
+def _payload_of(ref: OperationRef) -> str:
     fields: dict[str, Any] = {
-        "k": None if ticket.kind is None else str(ticket.kind),
-        "o": ticket.resource_id,
-        "r": list(ticket.request_ids),
-        "x": ticket.expected,
+        "k": None if ref.kind is None else str(ref.kind),
+        "o": ref.resource_id,
+        "r": list(ref.request_ids),
+        "x": ref.expected,
     }
     text = json.dumps({name: value for name, value in fields.items() if value}, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode(text: str) -> Ticket:
+def decode(text: str) -> OperationRef:
     """Read a token, or a bare request id; a signature is not looked at.
 
     Raises:
@@ -182,19 +182,19 @@ def decode(text: str) -> Ticket:
     if version is None:
         if not _is_id(text):
             raise ConfigurationError("neither a token nor a request id: it is too long, or a dot segment")
-        return Ticket(kind=None, request_ids=(text,))
+        return OperationRef(kind=None, request_ids=(text,))
     if f"{version[0]}." not in {PREFIX, SIGNED_PREFIX}:
         raise ConfigurationError(
             f"the token is of version {version[0]!r}, and this package reads "
             f"{PREFIX[:-1]!r} and {SIGNED_PREFIX[:-1]!r}"
         )
     try:
-        ticket = _ticket_of(_fields_of(_payload_in(text)))
+        ref = _ref_of(_fields_of(_payload_in(text)))
     except (ValueError, TypeError, RecursionError):
         raise ConfigurationError("the token is damaged: it cannot be read") from None
-    if not ticket.request_ids:
-        _check_watchable(ticket)
-    return ticket
+    if not ref.request_ids:
+        _check_watchable(ref)
+    return ref
 
 
 def _payload_in(text: str) -> str:
@@ -213,7 +213,7 @@ def _fields_of(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", fields)
 
 
-def _ticket_of(fields: dict[str, Any]) -> Ticket:
+def _ref_of(fields: dict[str, Any]) -> OperationRef:
     kind, resource_id, request_ids, expected = (
         fields.get("k"),
         fields.get("o"),
@@ -227,7 +227,7 @@ def _ticket_of(fields: dict[str, Any]) -> Ticket:
     ids = [*cast("list[Any]", request_ids), *([] if resource_id is None else [resource_id])]
     if not all(_is_id(one) for one in ids):
         raise ValueError("ids that are none")
-    return Ticket(
+    return OperationRef(
         kind=None if kind is None else OperationKind(kind),
         resource_id=resource_id,
         request_ids=tuple(cast("list[str]", request_ids)),
@@ -235,13 +235,13 @@ def _ticket_of(fields: dict[str, Any]) -> Ticket:
     )
 
 
-def _check_watchable(ticket: Ticket) -> None:
-    if ticket.kind is None or ticket.resource_id is None:
+def _check_watchable(ref: OperationRef) -> None:
+    if ref.kind is None or ref.resource_id is None:
         raise ConfigurationError("the token is damaged: it names nothing to follow")
-    rule = KINDS.get(ticket.kind)
+    rule = OPERATION_SPECS.get(ref.kind)
     if rule is None:
-        raise ConfigurationError(f"the token is of a kind that this package cannot follow: {ticket.kind}")
-    if not rule.can_watch(ticket.resource_id, ticket.expected):
+        raise ConfigurationError(f"the token is of a kind that this package cannot follow: {ref.kind}")
+    if not rule.can_watch(ref.resource_id, ref.expected):
         raise ConfigurationError("the token is damaged: it does not say what is expected")
 
 

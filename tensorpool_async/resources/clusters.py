@@ -9,21 +9,21 @@ from typing import Any
 
 import attrs
 
-from tensorpool_async.bookkeeping import Marks, marks_of
 from tensorpool_async.errors import ConflictError, DecodeError, NotFound, StatusError
+from tensorpool_async.journal.recorder import CreateTags, create_tags
 from tensorpool_async.models.cluster import Cluster, Quote
 from tensorpool_async.models.enums import ClusterStatus, OperationKind, RequestStatus
 from tensorpool_async.models.request import RequestInfo
+from tensorpool_async.operations.executor import Found, Reconciler
+from tensorpool_async.operations.submission import Submission, Submitter
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text
-from tensorpool_async.protocol.kinds import CLUSTER
+from tensorpool_async.protocol.operation_specs import CLUSTER
 from tensorpool_async.protocol.public_keys import checked_public_key
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
+from tensorpool_async.resources.deletion import Lifecycle
 from tensorpool_async.resources.ephemeral import CLEANUP_TIMEOUT, Ephemeral
-from tensorpool_async.resources.lifecycle import Lifecycle
-from tensorpool_async.resources.reconciling import Found, Reconciler
-from tensorpool_async.submissions import Submission, Submitter
 from tensorpool_async.transport import Transport
 
 
@@ -65,7 +65,7 @@ class ClusterOptions:
     save_keys: bool
 
 
-def creation_of(options: ClusterOptions) -> Request[Accepted]:
+def creation_of(options: ClusterOptions) -> Request[AcceptedOperation]:
     """Make the request that creates a cluster.
 
     Raises:
@@ -94,7 +94,7 @@ def creation_of(options: ClusterOptions) -> Request[Accepted]:
     return Request("POST", CREATE, _read_creation, json=body, lane=Lane.CHANGE, kind=kind, name=name)
 
 
-def _read_creation(answer: Answer) -> Accepted:
+def _read_creation(answer: Answer) -> AcceptedOperation:
     return accepted_as(answer, OperationKind.CLUSTER_CLAIM, _read_id(answer))
 
 
@@ -183,8 +183,8 @@ class Clusters:
             OperationFailed: The engine accepted it and failed later, for lack of capacity for example. The failed
                 cluster keeps its name until it is destroyed.
         """
-        marks = marks_of(name, ephemeral=owned, ttl=ttl)
-        self._submitter.books.check_marks(marks)
+        tags = create_tags(name, ephemeral=owned, ttl=ttl)
+        self._submitter.recorder.check_tags(tags)
         request = creation_of(
             ClusterOptions(
                 instance_type=instance_type,
@@ -198,7 +198,7 @@ class Clusters:
         )
         return Submission(
             f"the creation of cluster {request.name!r}",
-            lambda: self._reconciler.create(request, self.look_for, marks),
+            lambda: self._reconciler.create(request, self.find_by_name, tags),
             name=request.name,
         )
 
@@ -240,8 +240,8 @@ class Clusters:
                 it is destroyed.
             StatusError: The engine refused it, as for `create`.
         """
-        marks = Marks(ttl=ttl)
-        self._submitter.books.check_marks(marks)
+        tags = CreateTags(ttl=ttl)
+        self._submitter.recorder.check_tags(tags)
         request = creation_of(
             ClusterOptions(
                 instance_type=instance_type,
@@ -254,11 +254,11 @@ class Clusters:
             )
         )
 
-        async def join() -> Accepted | None:
+        async def join() -> AcceptedOperation | None:
             return await self._join(name, instance_type, num_nodes)
 
         return Submission(
-            f"ensuring cluster {name!r}", lambda: self._reconciler.ensure(request, join, marks), name=name
+            f"ensuring cluster {name!r}", lambda: self._reconciler.ensure(request, join, tags), name=name
         )
 
     def ephemeral(
@@ -304,8 +304,8 @@ class Clusters:
             TensorPoolError: On the way in, as for `create` and its operation. On the way out, if it could not be
                 destroyed; where the body raised, its error gets a note of that instead.
         """
-        marks = marks_of(name, ephemeral=True, ttl=ttl)
-        self._submitter.books.check_marks(marks)
+        tags = create_tags(name, ephemeral=True, ttl=ttl)
+        self._submitter.recorder.check_tags(tags)
         request = creation_of(
             ClusterOptions(
                 instance_type=instance_type,
@@ -320,7 +320,9 @@ class Clusters:
         return Ephemeral(
             self,
             request,
-            lambda request, withdrawn: self._reconciler.create(request, self.look_for, marks, withdrawn),
+            lambda request, send_cancelled: self._reconciler.create(
+                request, self.find_by_name, tags, send_cancelled
+            ),
             timeout=cleanup_timeout,
         )
 
@@ -357,13 +359,13 @@ class Clusters:
         fields = {"name": name, "deletion_protection": deletion_protection}
         expected = {field: value for field, value in fields.items() if value is not None}
 
-        def accepted(answer: Answer) -> Accepted:
+        def accepted(answer: Answer) -> AcceptedOperation:
             return accepted_as(answer, OperationKind.CLUSTER_EDIT, cluster_id, expected)
 
         request = Request(
             "PATCH", path_of("cluster", "edit", cluster_id), accepted, json=body, lane=Lane.CHANGE
         )
-        watched = Ticket(OperationKind.CLUSTER_EDIT, cluster_id, expected=expected)
+        watched = OperationRef(OperationKind.CLUSTER_EDIT, cluster_id, expected=expected)
         return Submission(
             f"the edit of cluster {cluster_id}", lambda: self._reconciler.change(request, watched)
         )
@@ -379,9 +381,9 @@ class Clusters:
             NotFound: There is no such cluster.
         """
         cluster_id = id_of(cluster)
-        gone = Accepted(Ticket(OperationKind.CLUSTER_RELEASE, cluster_id))
+        already_deleted = AcceptedOperation(OperationRef(OperationKind.CLUSTER_RELEASE, cluster_id))
 
-        def accepted(answer: Answer) -> Accepted:
+        def accepted(answer: Answer) -> AcceptedOperation:
             return accepted_as(answer, OperationKind.CLUSTER_RELEASE, cluster_id)
 
         request = Request(
@@ -390,11 +392,11 @@ class Clusters:
             accepted,
             lane=Lane.CHANGE,
             any_body=True,
-            when_gone=lambda: gone,
+            on_already_deleted=lambda: already_deleted,
         )
         return Submission(
             f"the destruction of cluster {cluster_id}",
-            lambda: self._submitter.submit_delete(request, gone, CLUSTER),
+            lambda: self._submitter.submit_delete(request, already_deleted, CLUSTER),
         )
 
     async def operations(
@@ -454,7 +456,7 @@ class Clusters:
         cluster: Cluster = await self._transport.send(CLUSTER.read(key))
         return cluster
 
-    async def _join(self, name: str, instance_type: str, num_nodes: int) -> Accepted | None:
+    async def _join(self, name: str, instance_type: str, num_nodes: int) -> AcceptedOperation | None:
         """Return the creation of the cluster of a name; None where there is none, or where it has just gone."""
         try:
             cluster = await self._named(name)
@@ -470,8 +472,8 @@ class Clusters:
         if difference:
             raise ConflictError(409, f"{name!r} is there as {cluster.id}, {difference}", method="POST")
         if cluster.status is ClusterStatus.RUNNING:
-            return Accepted(Ticket(OperationKind.CLUSTER_CLAIM, cluster.id), 0.0)
-        return Accepted(await self.lifecycle.ticket_of(cluster.id, OperationKind.CLUSTER_CLAIM), 0.0)
+            return AcceptedOperation(OperationRef(OperationKind.CLUSTER_CLAIM, cluster.id), 0.0)
+        return AcceptedOperation(await self.lifecycle.ref_of(cluster.id, OperationKind.CLUSTER_CLAIM), 0.0)
 
     async def _named(self, name: str) -> Cluster:
         try:
@@ -487,7 +489,7 @@ class Clusters:
         named = [cluster for cluster in await self.list() if cluster.name == name]
         return max(named, key=lambda cluster: cluster.created_at or "", default=None)
 
-    async def look_for(self, name: str) -> Found | None:
+    async def find_by_name(self, name: str) -> Found | None:
         """Find the living cluster of a name, and the request that made it."""
         try:
             cluster = await self._named(name)
@@ -518,8 +520,8 @@ def difference_from(cluster: Cluster, instance_type: str, num_nodes: int) -> str
 
 def accepted_as(
     answer: Answer, kind: OperationKind, resource_id: str, expected: dict[str, Any] | None = None
-) -> Accepted:
+) -> AcceptedOperation:
     """Read a 202 that names at most one request."""
     request_id = answer.field("request_id")
     request_ids = (str(request_id),) if request_id else ()
-    return Accepted(Ticket(kind, resource_id, request_ids, expected or {}), answer.retry_after)
+    return AcceptedOperation(OperationRef(kind, resource_id, request_ids, expected or {}), answer.retry_after)

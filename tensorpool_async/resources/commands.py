@@ -12,9 +12,8 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from tensorpool_async.cleanup import finish
 from tensorpool_async.events import Dispatcher, SecretsInUpload
-from tensorpool_async.processes import CommandResult, run
+from tensorpool_async.flow.shielding import run_shielded
 from tensorpool_async.protocol.command_words import LocalPath
 from tensorpool_async.protocol.commands import CommandPolicy
 from tensorpool_async.protocol.filters import FilterRule
@@ -22,6 +21,7 @@ from tensorpool_async.protocol.ssh_command import RemoteCommand, configuration
 from tensorpool_async.protocol.transfers import Direction, Transfer, transfer_arguments
 from tensorpool_async.resources.ssh_files import SSHFiles
 from tensorpool_async.resources.staging import PREFIX, Staging
+from tensorpool_async.resources.subprocesses import CommandResult, run
 from tensorpool_async.resources.uploads import check_no_link, check_upload
 from tensorpool_async.texts import logger_of
 
@@ -83,13 +83,13 @@ class CommandRunner:
         await self._make_folder()
         files = SSHFiles()
         try:
-            await finish(anyio.to_thread.run_sync(files.write, config))
+            await run_shielded(anyio.to_thread.run_sync(files.write, config))
             if isinstance(command, Transfer):
                 return await self._run_transfer(command, files, shown=shown)
             arguments = ["ssh", "-F", str(files.config), "--", command.host.login, *command.words]
             return await self._run(arguments, self.folder, files, shown=shown)
         finally:
-            await finish(anyio.to_thread.run_sync(files.remove))
+            await run_shielded(anyio.to_thread.run_sync(files.remove))
 
     async def _run_transfer(self, transfer: Transfer, files: SSHFiles, *, shown: bool) -> CommandResult:
         folder = await anyio.to_thread.run_sync(self.folder.resolve)
@@ -112,19 +112,19 @@ class CommandRunner:
             return staging.make(destination)
 
         try:
-            compare = await finish(anyio.to_thread.run_sync(prepare))
+            compare = await run_shielded(anyio.to_thread.run_sync(prepare))
             arguments = transfer_arguments(
                 transfer, self.direction, config=str(files.config), compare=compare
             )
             result = await self._run(arguments, staging.path, files, shown=shown)
             # rsync gives a file its name once it is complete, and clears up unless it is killed.
             if result.exit_code == 0 or (transfer.program == "rsync" and result.exit_code > 0):
-                await finish(
+                await run_shielded(
                     anyio.to_thread.run_sync(lambda: staging.install(keep_newer="update" in transfer.options))
                 )
             return result
         finally:
-            await finish(anyio.to_thread.run_sync(staging.remove))
+            await run_shielded(anyio.to_thread.run_sync(staging.remove))
 
     async def _run(
         self, arguments: Sequence[str], folder: Path, files: SSHFiles, *, shown: bool

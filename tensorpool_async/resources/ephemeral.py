@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tensorpool_async.cleanup import finish, wait_out
 from tensorpool_async.errors import (
     AmbiguousOutcomeError,
     ConnectionFailed,
@@ -21,10 +20,11 @@ from tensorpool_async.errors import (
     ServerError,
     TensorPoolError,
 )
+from tensorpool_async.flow.shielding import run_shielded, wait_uncancelled
 from tensorpool_async.models import Cluster
-from tensorpool_async.operations import Operation
+from tensorpool_async.operations.operation import Operation
 from tensorpool_async.protocol.requests import Request
-from tensorpool_async.protocol.tokens import Accepted
+from tensorpool_async.protocol.tokens import AcceptedOperation
 from tensorpool_async.resources.leaving import Remnant, announce
 from tensorpool_async.texts import logger_of
 
@@ -56,8 +56,8 @@ class Ephemeral:
     def __init__(
         self,
         clusters: Clusters,
-        request: Request[Accepted],
-        create: Callable[[Request[Accepted], Callable[[], bool]], Awaitable[Operation[Cluster]]],
+        request: Request[AcceptedOperation],
+        create: Callable[[Request[AcceptedOperation], Callable[[], bool]], Awaitable[Operation[Cluster]]],
         *,
         timeout: float,
     ) -> None:
@@ -113,10 +113,10 @@ class Ephemeral:
         self._given_up = True  # an attempt that was told to come later does not
         if not self._left:
             creation.cancel()  # it waits for its turn: nothing is made yet
-        interruption = await wait_out(creation)
+        interruption = await wait_uncancelled(creation)
         if creation.cancelled():
             if self._left:  # the event loop ends, and nobody is left to wait for the answer
-                self._tell(error, error)
+                self._report_failure(error, error)
         else:
             problem = creation.exception()
             if problem is None:
@@ -133,25 +133,25 @@ class Ephemeral:
         if self.operation is not None:
             announce([self._remnant], error)
         try:
-            await finish(self._end())
+            await run_shielded(self._end())
         except (TensorPoolError, TimeoutError) as problem:
-            self._tell(problem, error)
+            self._report_failure(problem, error)
             if error is None:
                 raise
         except asyncio.CancelledError as interruption:
             if interruption.__cause__ is not None:
-                self._tell(interruption.__cause__, interruption)
+                self._report_failure(interruption.__cause__, interruption)
             elif not self._over:  # the event loop ends, and the way out with it
-                self._tell(interruption, interruption)
+                self._report_failure(interruption, interruption)
             raise
         except (
             KeyboardInterrupt,
             SystemExit,
         ) as interruption:  # a second Ctrl-C, right in the middle of this
-            self._tell(interruption, interruption)
+            self._report_failure(interruption, interruption)
             raise
 
-    def _tell(self, problem: BaseException, error: BaseException | None) -> None:
+    def _report_failure(self, problem: BaseException, error: BaseException | None) -> None:
         text = self._remnant.left(str(problem) or type(problem).__name__)
         logger.error("%s", text)
         (error or problem).add_note(text)

@@ -17,22 +17,22 @@ from tensorpool_async.errors import CommandRefused, StreamError, TensorPoolError
 from tensorpool_async.events import Dispatcher, JobMessage
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.job import Job, JobPull, PulledFile
-from tensorpool_async.processes import CommandResult
+from tensorpool_async.operations.submission import Submission, Submitter
 from tensorpool_async.protocol.command_words import LocalPath
 from tensorpool_async.protocol.commands import CheckedCommand, CommandPolicy, transfers_only
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text, delete_request
-from tensorpool_async.protocol.kinds import JOB
+from tensorpool_async.protocol.operation_specs import JOB
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.streams import close_error, is_last, lines_of
-from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
 from tensorpool_async.protocol.transfers import Direction
 from tensorpool_async.resources.clusters import ClusterLike, id_of
 from tensorpool_async.resources.commands import CommandRunner, excluded_rules
-from tensorpool_async.resources.pulling import Puller
-from tensorpool_async.submissions import Submission, Submitter
+from tensorpool_async.resources.downloader import Downloader
+from tensorpool_async.resources.subprocesses import CommandResult
 from tensorpool_async.transport import Transport
-from tensorpool_async.websocket import Sockets, Stream
+from tensorpool_async.transport.websocket import Sockets, Stream
 
 
 REFUSED = 126
@@ -158,12 +158,12 @@ class Jobs:
         """
         job_id = job_id_of(job)
 
-        def accepted(answer: Answer) -> Accepted:
-            return Accepted(Ticket(OperationKind.JOB_CANCEL, job_id), answer.retry_after)
+        def accepted(answer: Answer) -> AcceptedOperation:
+            return AcceptedOperation(OperationRef(OperationKind.JOB_CANCEL, job_id), answer.retry_after)
 
         request = Request("POST", path_of("job", "cancel", job_id), accepted, lane=Lane.CHANGE)
-        ticket = Ticket(OperationKind.JOB_CANCEL, job_id)
-        return Submission(f"canceling job {job_id}", lambda: self._submitter.submit(request, ticket))
+        ref = OperationRef(OperationKind.JOB_CANCEL, job_id)
+        return Submission(f"canceling job {job_id}", lambda: self._submitter.submit(request, ref))
 
     async def delete(self, job: JobLike) -> None:
         """Hide a job that has ended from the API (`DELETE /job/delete/{job_id}`).
@@ -229,7 +229,7 @@ class Jobs:
                 self._without_key(commands), Direction.PULL, folder, self._events, private_key
             )
             await _run_pull(runner, answer.command, shown=bool(answer.command_show_stdout))
-        puller = Puller(self._transport, self._events, job_id)
+        puller = Downloader(self._transport, self._events, job_id)
         return await puller.pull(answer.download_map or {}, folder, overwrite=overwrite, dry_run=dry_run)
 
     # Last of the public methods, since within the class its name hides the type from what follows.

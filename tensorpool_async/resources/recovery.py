@@ -13,7 +13,6 @@ from typing import Any
 
 import attrs
 
-from tensorpool_async.bookkeeping import Books
 from tensorpool_async.errors import (
     AmbiguousOutcomeError,
     JournalError,
@@ -21,17 +20,18 @@ from tensorpool_async.errors import (
     OperationFailed,
     TensorPoolError,
 )
-from tensorpool_async.journal import DESTROYED, NOT_MADE, Entry, EntryState, Journal
+from tensorpool_async.journal import DESTROYED, NOT_MADE, EntryState, Journal, JournalEntry
+from tensorpool_async.journal.recorder import JournalRecorder
 from tensorpool_async.models.cluster import Cluster
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.operations import Operation
-from tensorpool_async.protocol.kinds import BEGUN, KINDS, Sign, is_going
-from tensorpool_async.protocol.reconcile import Origin, epoch_of, origin_of
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.operations.executor import MAX_LOOKUPS, Found, Reconciler
+from tensorpool_async.operations.operation import Operation
+from tensorpool_async.operations.submission import Submitter
+from tensorpool_async.protocol.operation_specs import DELETE_STARTED, OPERATION_SPECS, Outcome, is_deleting
+from tensorpool_async.protocol.ownership import Ownership, epoch_of, ownership_of
+from tensorpool_async.protocol.tokens import OperationRef
 from tensorpool_async.resources.clusters import Clusters
-from tensorpool_async.resources.reconciling import LOOKS, Found, Reconciler
 from tensorpool_async.resources.storage import Storage
-from tensorpool_async.submissions import Submitter
 from tensorpool_async.texts import logger_of
 
 
@@ -73,9 +73,14 @@ class Recovery:
     """Finds again what the journal says was in flight."""
 
     def __init__(
-        self, books: Books, submitter: Submitter, reconciler: Reconciler, clusters: Clusters, storage: Storage
+        self,
+        recorder: JournalRecorder,
+        submitter: Submitter,
+        reconciler: Reconciler,
+        clusters: Clusters,
+        storage: Storage,
     ) -> None:
-        self._books = books
+        self._recorder = recorder
         self._submitter = submitter
         self._transport = submitter.transport
         self._reconciler = reconciler
@@ -97,8 +102,8 @@ class Recovery:
                 the journal; the others are in its `.operations`, and are given by the next call as well.
         """
         async with self._turn:
-            with self._books.ending() as ended:
-                entries = await (await self._books.opened()).take_over(self._books.engine)
+            with self._recorder.ending() as ended:
+                entries = await (await self._recorder.opened()).take_over(self._recorder.engine)
             mine = [entry for entry in entries if entry.id not in ended and self._is_lost(entry)]
             found = await asyncio.gather(*(self._find(entry) for entry in mine), return_exceptions=True)
             problems: list[BaseException] = []
@@ -129,7 +134,7 @@ class Recovery:
             JournalError: The journal cannot be read.
             TensorPoolError: The engine could not be asked.
         """
-        entries = await (await self._books.opened()).entries(self._books.engine, ended=True)
+        entries = await (await self._recorder.opened()).entries(self._recorder.engine, ended=True)
         now = self._transport.now()
         overdue = [entry for entry in entries if self._is_overdue(entry, now - max(older, 0.0), now)]
         held = self._held(entries)
@@ -137,12 +142,12 @@ class Recovery:
         living = await self._living({entry.intent.kind for entry in overdue})
         left: dict[str, Leftover] = {}
         for entry in overdue:
-            ticket = entry.ticket or await self._made_or_unclear(entry)
-            if ticket is None or ticket.resource_id is None or ticket.resource_id in held:
+            ref = entry.ref or await self._made_or_unclear(entry)
+            if ref is None or ref.resource_id is None or ref.resource_id in held:
                 continue
-            if kept.get(ticket.resource_id, 0) > entry.id:
+            if kept.get(ref.resource_id, 0) > entry.id:
                 continue  # a fleet goes on with it
-            resource_id = ticket.resource_id
+            resource_id = ref.resource_id
             if resource_id not in living:
                 await self._look_closer(entry, resource_id, living)
             if resource_id in living and resource_id not in left:
@@ -167,8 +172,8 @@ class Recovery:
             ConflictError: It is protected from deletion, or lastingly busy.
             TensorPoolError: It could not be destroyed.
         """
-        journal = await self._books.opened()
-        entries = await journal.entries(self._books.engine, ended=True)
+        journal = await self._recorder.opened()
+        entries = await journal.entries(self._recorder.engine, ended=True)
         entry = next((entry for entry in entries if entry.id == leftover.entry), None)
         if entry is None or leftover.resource_id in self._held(entries):
             return False
@@ -177,11 +182,11 @@ class Recovery:
         self._recovered.add(entry.id)  # if it fails, it is still listed
         destroyed = await self._destroy(entry, leftover)
         if entry.state is not EntryState.ENDED:
-            self._books.close_entry(entry, DESTROYED)
-        self._books.gone(leftover.resource_id)
+            self._recorder.close_entry(entry, DESTROYED)
+        self._recorder.mark_deleted(leftover.resource_id)
         return destroyed
 
-    async def _claim(self, journal: Journal, entry: Entry) -> bool:
+    async def _claim(self, journal: Journal, entry: JournalEntry) -> bool:
         """Make an entry this client's own; also where that cannot be written down: what nobody living holds has to go."""
         async with self._claiming:
             loop = asyncio.get_running_loop()
@@ -194,16 +199,16 @@ class Recovery:
                 logger.error("%s; what has outlived its owner is destroyed without being claimed", error)  # noqa: TRY400 - the error says all that its traceback would
                 return True
 
-    def _is_lost(self, entry: Entry) -> bool:
+    def _is_lost(self, entry: JournalEntry) -> bool:
         """Whether nobody in this process follows it, or only because it was recovered before."""
-        operation = self._books.operation_of(entry)
-        return not self._books.is_sending(entry) and (operation is None or entry.id in self._recovered)
+        operation = self._recorder.operation_of(entry)
+        return not self._recorder.is_sending(entry) and (operation is None or entry.id in self._recovered)
 
-    def _is_held(self, entry: Entry) -> bool:
+    def _is_held(self, entry: JournalEntry) -> bool:
         """Whether a living client, and not this one's recovery, has begun it."""
         return entry.owner_alive and entry.id not in self._recovered
 
-    def _held(self, entries: Iterable[Entry]) -> set[str]:
+    def _held(self, entries: Iterable[JournalEntry]) -> set[str]:
         """Return the ids of the resources that living clients use: what they made, joined, or are changing."""
         return {
             entry.resource_id
@@ -213,11 +218,11 @@ class Recovery:
             and (entry.intent.kind in CREATIONS or entry.state is not EntryState.ENDED)
         }
 
-    def _is_overdue(self, entry: Entry, before: float, now: float) -> bool:
+    def _is_overdue(self, entry: JournalEntry, before: float, now: float) -> bool:
         intent = entry.intent
-        if intent.kind not in CREATIONS or entry.gone_at is not None or self._is_held(entry):
+        if intent.kind not in CREATIONS or entry.deleted_at is not None or self._is_held(entry):
             return False
-        if entry.ticket is None and entry.state is EntryState.ENDED:
+        if entry.ref is None and entry.state is EntryState.ENDED:
             return False  # it was never made
         expired = intent.ttl is not None and intent.sent_at + intent.ttl <= now
         return (intent.ephemeral or expired) and intent.sent_at <= before
@@ -231,22 +236,24 @@ class Recovery:
             living |= {volume.id: volume.hourly_rate for volume in await self._storage.list()}
         return living
 
-    async def _look_closer(self, entry: Entry, resource_id: str, living: dict[str, float | None]) -> None:
+    async def _look_closer(
+        self, entry: JournalEntry, resource_id: str, living: dict[str, float | None]
+    ) -> None:
         """See whether what no list shows is gone: lists lag behind, and what is written off is never looked for again."""
         try:
-            model = await self._transport.send(KINDS[entry.intent.kind].resource.read(resource_id))
+            model = await self._transport.send(OPERATION_SPECS[entry.intent.kind].resource.read(resource_id))
         except NotFound:
             if self._transport.now() - entry.intent.sent_at > FRESH:
-                self._books.gone(resource_id)
+                self._recorder.mark_deleted(resource_id)
         else:
             living[resource_id] = model.hourly_rate
 
-    async def _destroy(self, entry: Entry, leftover: Leftover) -> bool:
+    async def _destroy(self, entry: JournalEntry, leftover: Leftover) -> bool:
         """Destroy a resource once its creation has ended; say whether it was there."""
-        rule, resource_id = KINDS[leftover.kind], leftover.resource_id
-        if entry.ticket is not None and entry.state is not EntryState.ENDED:
+        rule, resource_id = OPERATION_SPECS[leftover.kind], leftover.resource_id
+        if entry.ref is not None and entry.state is not EntryState.ENDED:
             with contextlib.suppress(OperationFailed, NotFound):
-                await self._submitter.follow(entry.ticket)
+                await self._submitter.follow(entry.ref)
         try:
             model = await self._transport.send(rule.resource.read(resource_id))
             if isinstance(model, Cluster):
@@ -257,34 +264,34 @@ class Recovery:
             return False
         return True
 
-    async def _find(self, entry: Entry) -> Operation[Any] | None:
+    async def _find(self, entry: JournalEntry) -> Operation[Any] | None:
         """Find out what became of an entry; None where nothing is in flight."""
-        operation = self._books.operation_of(entry)
+        operation = self._recorder.operation_of(entry)
         if operation is not None:
             return operation
-        ticket = entry.ticket or await self._search(entry)
-        if ticket is None:
+        ref = entry.ref or await self._search(entry)
+        if ref is None:
             return None
-        await self._books.adopt(entry, ticket)
-        operation = self._submitter.follow(ticket)
-        self._books.follow(entry.id, operation)
+        await self._recorder.adopt(entry, ref)
+        operation = self._submitter.follow(ref)
+        self._recorder.follow(entry.id, operation)
         return operation
 
-    async def _search(self, entry: Entry) -> Ticket | None:
+    async def _search(self, entry: JournalEntry) -> OperationRef | None:
         """Look at the engine for what became of a change whose answer never came."""
         if entry.intent.kind in CREATIONS:
             return await self._search_creation(entry)
         return await self._search_change(entry)
 
-    async def _search_creation(self, entry: Entry) -> Ticket | None:
-        ticket = await self._made_by(entry)
-        if ticket is None:
-            self._books.close_entry(entry, NOT_MADE)
-        elif ticket.resource_id is not None:
-            self._adopted[ticket.resource_id] = entry.id
-        return ticket
+    async def _search_creation(self, entry: JournalEntry) -> OperationRef | None:
+        ref = await self._made_by(entry)
+        if ref is None:
+            self._recorder.close_entry(entry, NOT_MADE)
+        elif ref.resource_id is not None:
+            self._adopted[ref.resource_id] = entry.id
+        return ref
 
-    async def _made_by(self, entry: Entry) -> Ticket | None:
+    async def _made_by(self, entry: JournalEntry) -> OperationRef | None:
         """Return what identifies the resource that a creation without an answer has made; None where it made none.
 
         Raises:
@@ -293,28 +300,30 @@ class Recovery:
         intent = entry.intent
         name = intent.name or ""
         find = (
-            self._clusters.look_for if intent.kind is OperationKind.CLUSTER_CLAIM else self._storage.look_for
+            self._clusters.find_by_name
+            if intent.kind is OperationKind.CLUSTER_CLAIM
+            else self._storage.find_by_name
         )
         found: Found | None = await self._reconciler.look(find, name, until_seen=self._is_fresh(entry))
         if found is None:
             return None
         belongs = await self._belongs_to_another(entry, found.resource_id)
-        origin = origin_of(
+        ownership = ownership_of(
             made_at=epoch_of(found.created_at),
             sent_at=self._transport.engine_time(intent.sent_at),
             random_name=intent.random_name,
             taken=belongs or self._adopted.get(found.resource_id, entry.id) != entry.id,
             latest=self._transport.engine_time(intent.sent_at) + FRESH,
         )
-        if origin is Origin.BEFORE:
+        if ownership is Ownership.BEFORE:
             return None
-        if origin is Origin.UNCLEAR:
+        if ownership is Ownership.UNCLEAR:
             text = f"{found.resource_id} is called {name!r}, and nothing says whether it was made by this"
             raise AmbiguousOutcomeError(text, name=name, method=intent.method, path=intent.path)
         request_ids = () if found.request_id is None else (found.request_id,)
-        return Ticket(intent.kind, found.resource_id, request_ids)
+        return OperationRef(intent.kind, found.resource_id, request_ids)
 
-    async def _made_or_unclear(self, entry: Entry) -> Ticket | None:
+    async def _made_or_unclear(self, entry: JournalEntry) -> OperationRef | None:
         """As `_made_by`, but what is unclear is left alone: the rest can be reaped nevertheless."""
         try:
             return await self._made_by(entry)
@@ -322,45 +331,45 @@ class Recovery:
             logger.warning("entry %d of the journal is left alone: %s", entry.id, error)
             return None
 
-    def _is_fresh(self, entry: Entry) -> bool:
+    def _is_fresh(self, entry: JournalEntry) -> bool:
         return self._transport.now() - entry.intent.sent_at < FRESH
 
-    async def _belongs_to_another(self, entry: Entry, resource_id: str) -> bool:
-        entries = await (await self._books.opened()).entries(self._books.engine, ended=True)
+    async def _belongs_to_another(self, entry: JournalEntry, resource_id: str) -> bool:
+        entries = await (await self._recorder.opened()).entries(self._recorder.engine, ended=True)
         others = [one for one in entries if one.id != entry.id and one.intent.kind in CREATIONS]
-        return any(one.ticket is not None and one.ticket.resource_id == resource_id for one in others)
+        return any(one.ref is not None and one.ref.resource_id == resource_id for one in others)
 
-    async def _search_change(self, entry: Entry) -> Ticket | None:
+    async def _search_change(self, entry: JournalEntry) -> OperationRef | None:
         intent = entry.intent
-        rule, resource_id = KINDS.get(intent.kind), intent.resource_id
+        rule, resource_id = OPERATION_SPECS.get(intent.kind), intent.resource_id
         if rule is None or resource_id is None:
-            self._books.close_entry(entry, "unknown: nothing shows whether it was carried out")
+            self._recorder.close_entry(entry, "unknown: nothing shows whether it was carried out")
             return None
-        for look in range(1, (LOOKS if self._is_fresh(entry) else 1) + 1):
+        for look in range(1, (MAX_LOOKUPS if self._is_fresh(entry) else 1) + 1):
             if look > 1:
                 await self._reconciler.pause(look)  # what was just sent takes its time until it shows
             try:
                 model = await self._transport.send(rule.resource.read(resource_id))
             except NotFound:
                 outcome = "COMPLETED" if rule.done_when_gone else "not carried out: it is gone"
-                self._books.close_entry(entry, outcome)
+                self._recorder.close_entry(entry, outcome)
                 if intent.kind in DESTRUCTIONS:
-                    self._books.gone(resource_id)
+                    self._recorder.mark_deleted(resource_id)
                 return None
-            has_begun = intent.kind in DESTRUCTIONS and is_going(model)
-            if has_begun or rule.sign(model, intent.expected) is Sign.SUCCEEDED:
-                expected = {**intent.expected, BEGUN: True} if has_begun else intent.expected
-                return Ticket(intent.kind, resource_id, expected=expected)
+            has_begun = intent.kind in DESTRUCTIONS and is_deleting(model)
+            if has_begun or rule.outcome(model, intent.expected) is Outcome.SUCCEEDED:
+                expected = {**intent.expected, DELETE_STARTED: True} if has_begun else intent.expected
+                return OperationRef(intent.kind, resource_id, expected=expected)
         logger.warning(
             "%s of %s was not carried out: its process ended before the engine took it",
             intent.kind,
             resource_id,
         )
-        self._books.close_entry(entry, "not carried out")
+        self._recorder.close_entry(entry, "not carried out")
         return None
 
 
-def _kept(entries: Iterable[Entry]) -> dict[str, int]:
+def _kept(entries: Iterable[JournalEntry]) -> dict[str, int]:
     """Return the last entry of each resource by which a fleet that lasts has taken it over."""
     return {
         entry.resource_id: entry.id

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from tensorpool_async.bookkeeping import marks_of
 from tensorpool_async.errors import DecodeError
+from tensorpool_async.journal.recorder import create_tags
 from tensorpool_async.models.cluster import Quote
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.storage import StorageVolume
-from tensorpool_async.operations import Operation
+from tensorpool_async.operations.executor import Found, Reconciler
+from tensorpool_async.operations.operation import Operation
+from tensorpool_async.operations.submission import Submission, Submitter
 from tensorpool_async.protocol.decoders import as_list, as_model, as_text
-from tensorpool_async.protocol.kinds import STORAGE
+from tensorpool_async.protocol.operation_specs import STORAGE
 from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.protocol.tokens import Accepted, Ticket
+from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
 from tensorpool_async.resources.clusters import ClusterLike, accepted_as, id_of, new_name
-from tensorpool_async.resources.reconciling import Found, Reconciler
-from tensorpool_async.submissions import Submission, Submitter
 from tensorpool_async.transport import Transport
 
 
@@ -83,21 +83,21 @@ class Storage:
                 `.name` is the one to look for.
         """
         _check_size(size_gb)
-        marks = marks_of(name, ephemeral=owned, ttl=ttl)
-        self._submitter.books.check_marks(marks)
+        tags = create_tags(name, ephemeral=owned, ttl=ttl)
+        self._submitter.recorder.check_tags(tags)
         name = new_name(name)
         body = {"size": size_gb, "name": name, "deletion_protection": deletion_protection}
         path = path_of("storage", "create")
         read_id = as_text("storage_id", path)
 
-        def accepted(answer: Answer) -> Accepted:
+        def accepted(answer: Answer) -> AcceptedOperation:
             return accepted_as(answer, OperationKind.STORAGE_CREATE, read_id(answer))
 
         kind = OperationKind.STORAGE_CREATE
         request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
         return Submission(
             f"the creation of volume {name!r}",
-            lambda: self._reconciler.create(request, self.look_for, marks),
+            lambda: self._reconciler.create(request, self.find_by_name, tags),
             name=name,
         )
 
@@ -114,7 +114,7 @@ class Storage:
 
         No endpoint tells which request makes a volume, so the volume itself is polled.
         """
-        return self._submitter.follow(Ticket(OperationKind.STORAGE_CREATE, volume_id_of(volume)))
+        return self._submitter.follow(OperationRef(OperationKind.STORAGE_CREATE, volume_id_of(volume)))
 
     def edit(
         self,
@@ -150,14 +150,14 @@ class Storage:
         body = {("tp_storage_name" if field == "name" else field): value for field, value in expected.items()}
         volume_id = volume_id_of(volume)
 
-        def accepted(answer: Answer) -> Accepted:
+        def accepted(answer: Answer) -> AcceptedOperation:
             return accepted_as(answer, OperationKind.STORAGE_EDIT, volume_id, expected)
 
         request = Request(
             "PATCH", path_of("storage", "edit", volume_id), accepted, json=body, lane=Lane.CHANGE
         )
-        ticket = Ticket(OperationKind.STORAGE_EDIT, volume_id, expected=expected)
-        return Submission(f"the edit of volume {volume_id}", lambda: self._reconciler.change(request, ticket))
+        ref = OperationRef(OperationKind.STORAGE_EDIT, volume_id, expected=expected)
+        return Submission(f"the edit of volume {volume_id}", lambda: self._reconciler.change(request, ref))
 
     def destroy(self, volume: VolumeLike) -> Submission[None]:
         """Destroy a volume (`DELETE /storage/{storage_id}`), and all data on it.
@@ -170,9 +170,9 @@ class Storage:
             NotFound: There is no such volume.
         """
         volume_id = volume_id_of(volume)
-        gone = Accepted(Ticket(OperationKind.STORAGE_DESTROY, volume_id))
+        already_deleted = AcceptedOperation(OperationRef(OperationKind.STORAGE_DESTROY, volume_id))
 
-        def accepted(answer: Answer) -> Accepted:
+        def accepted(answer: Answer) -> AcceptedOperation:
             return accepted_as(answer, OperationKind.STORAGE_DESTROY, volume_id)
 
         request = Request(
@@ -181,11 +181,11 @@ class Storage:
             accepted,
             lane=Lane.CHANGE,
             any_body=True,
-            when_gone=lambda: gone,
+            on_already_deleted=lambda: already_deleted,
         )
         return Submission(
             f"the destruction of volume {volume_id}",
-            lambda: self._submitter.submit_delete(request, gone, STORAGE),
+            lambda: self._submitter.submit_delete(request, already_deleted, STORAGE),
         )
 
     def attach(self, volume: VolumeLike, cluster: ClusterLike) -> Submission[StorageVolume]:
@@ -207,18 +207,18 @@ class Storage:
         volume_id, cluster_id = volume_id_of(volume), id_of(cluster)
         path = path_of("storage", "attach")
 
-        def accepted(answer: Answer) -> Accepted:
+        def accepted(answer: Answer) -> AcceptedOperation:
             ids = answer.field("request_ids")
             if not isinstance(ids, list):
                 raise DecodeError("the answer has no list request_ids", path=path)
             request_ids = tuple(str(one) for one in cast("list[Any]", ids) if one)
             expected = {"attached": cluster_id}
-            ticket = Ticket(OperationKind.STORAGE_ATTACH, volume_id, request_ids, expected)
-            return Accepted(ticket, answer.retry_after)
+            ref = OperationRef(OperationKind.STORAGE_ATTACH, volume_id, request_ids, expected)
+            return AcceptedOperation(ref, answer.retry_after)
 
         body = {"storage_id": volume_id, "cluster_ids": [cluster_id]}
         request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE)
-        watched = Ticket(OperationKind.STORAGE_ATTACH, volume_id, expected={"attached": cluster_id})
+        watched = OperationRef(OperationKind.STORAGE_ATTACH, volume_id, expected={"attached": cluster_id})
         return Submission(
             f"attaching volume {volume_id} to cluster {cluster_id}",
             lambda: self._reconciler.change(request, watched),
@@ -235,12 +235,12 @@ class Storage:
         """
         volume_id, cluster_id = volume_id_of(volume), id_of(cluster)
 
-        def accepted(answer: Answer) -> Accepted:
+        def accepted(answer: Answer) -> AcceptedOperation:
             return accepted_as(answer, OperationKind.STORAGE_DETACH, volume_id, {"detached": cluster_id})
 
         body = {"storage_id": volume_id, "cluster_id": cluster_id}
         request = Request("POST", path_of("storage", "detach"), accepted, json=body, lane=Lane.CHANGE)
-        watched = Ticket(OperationKind.STORAGE_DETACH, volume_id, expected={"detached": cluster_id})
+        watched = OperationRef(OperationKind.STORAGE_DETACH, volume_id, expected={"detached": cluster_id})
         return Submission(
             f"detaching volume {volume_id} from cluster {cluster_id}",
             lambda: self._reconciler.change(request, watched),
@@ -271,7 +271,7 @@ class Storage:
             Request("GET", path, decode, query=query_of(include_org=organization))
         )
 
-    async def look_for(self, name: str) -> Found | None:
+    async def find_by_name(self, name: str) -> Found | None:
         """Find the volume of a name; which request made it, no endpoint tells."""
         named = [volume for volume in await self.list() if volume.name == name]
         volume = max(named, key=lambda volume: volume.created_at or "", default=None)

@@ -143,14 +143,14 @@ async def poll_azure(url: str, meter: Meter, operations: int) -> None:
 
     monitor = type("Monitor", (status.OperationResourcePolling,), {"get_status": count})
 
-    async def follow(client: Any, request_id: str) -> None:
+    async def add(client: Any, request_id: str) -> None:
         request = rest.HttpRequest("GET", f"{url}/azure/{request_id}")
         response = await client.send_request(request, _return_pipeline_response=True)
         method = base.AsyncLROBasePolling(timeout=0, lro_algorithms=[monitor()])
         await polling.AsyncLROPoller(client, response, str, method).result()
 
     async with core.AsyncPipelineClient(url, policies=pipeline) as client:
-        tasks = [asyncio.create_task(follow(client, one)) for one in ids(operations)]
+        tasks = [asyncio.create_task(add(client, one)) for one in ids(operations)]
         ended = asyncio.create_task(enough.wait())
         await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
         assert enough.is_set()
@@ -182,8 +182,8 @@ def start(tp: Any, count: int) -> list[Any]:
     """Go on with operations, of which nobody waits for any."""
     tokens, kinds = import_module("tensorpool_async.protocol.tokens"), import_module("tensorpool_async")
     claim = kinds.OperationKind.CLUSTER_CLAIM
-    tickets = (tokens.Ticket(claim, f"c-{one[2:]}", (one,)) for one in ids(count))
-    return [tp._submitter.follow(ticket) for ticket in tickets]
+    tickets = (tokens.OperationRef(claim, f"c-{one[2:]}", (one,)) for one in ids(count))
+    return [tp._submitter.add(ref) for ref in tickets]
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Tpa
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 from tests.test_texts import HOSTILE, is_harmless
 
 

@@ -26,8 +26,8 @@ from tensorpool_async import (
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, FleetSession, VolumeGroup, rollback
-from tensorpool_async.resources import lifecycle
-from tests.cancelling import walk, walk_sample
+from tensorpool_async.resources import deletion
+from tests.support.cancelling import walk, walk_sample
 
 
 CREATE = "/cluster/create"
@@ -43,7 +43,7 @@ QUICK = RetryPolicy(backoff=0.005, longest_backoff=0.01)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollback, "RETRY_DELAY", 0.01)
     monkeypatch.setattr(rollback, "LOOK_DELAY", 0.01)
-    monkeypatch.setattr(lifecycle, "CONFLICT_DELAY", 0.01)
+    monkeypatch.setattr(deletion, "CONFLICT_DELAY", 0.01)
 
 
 @pytest.fixture

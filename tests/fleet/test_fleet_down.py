@@ -17,7 +17,7 @@ from tensorpool_async import (
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete
-from tensorpool_async.resources import lifecycle
+from tensorpool_async.resources import deletion
 
 
 FLEET = Fleet("s", [ClusterGroup("t", "1xH100", count=2), ClusterGroup("u", "1xL40S", count=11)])
@@ -114,7 +114,7 @@ async def test_what_is_protected_stays_and_is_told(emulator: Emulator, tp: Tenso
 async def test_what_is_busy_is_asked_again(
     slow: Emulator, slow_tp: TensorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "CONFLICT_DELAY", 0.3)
+    monkeypatch.setattr(deletion, "CONFLICT_DELAY", 0.3)
     await slow_tp.fleet(PAIR).up()
     await slow_tp.clusters.edit("s-t-0", name="s-t-7")
     report = await slow_tp.fleet(PAIR).down()

@@ -26,7 +26,7 @@ from tensorpool_async import (
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, provisioning
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 
 
 CREATE = "/cluster/create"
@@ -501,7 +501,7 @@ async def test_cancelling_drops_what_waits_for_its_turn() -> None:
 
 
 async def test_cancelling_gives_up_on_answers_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorpool_async.fleet.sending.GRACE", 0.2)
+    monkeypatch.setattr("tensorpool_async.fleet.send_queue.GRACE", 0.2)
     stall = Fault(FaultKind.STALL, path=CREATE, seconds=20.0)
     async with (
         Emulator(faults=[stall]) as engine,

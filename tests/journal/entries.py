@@ -10,12 +10,12 @@ from typing import Any
 
 from tensorpool_async.journal import Intent
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import OperationRef
 
 
 ENGINE = "https://engine.example"
 ROOT = Path(__file__).parents[2]
-TICKET = Ticket(kind=OperationKind.CLUSTER_CLAIM, resource_id="c-1", request_ids=("r-1", "r-2"))
+TICKET = OperationRef(kind=OperationKind.CLUSTER_CLAIM, resource_id="c-1", request_ids=("r-1", "r-2"))
 
 
 def intent(name: str | None = "trainer", **fields: Any) -> Intent:

@@ -13,7 +13,7 @@ import pytest
 
 from tensorpool_async.journal import EntryState, Journal, JournalError, SQLiteJournal
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import OperationRef
 from tests.journal.entries import ENGINE, TICKET, intent
 
 
@@ -39,34 +39,38 @@ async def test_what_is_noted_is_read_back(journal: Journal) -> None:
     number = await journal.intend(given)
     (entry,) = await journal.entries()
     assert (entry.id, entry.intent, entry.state) == (number, given, EntryState.INTENT)
-    assert (entry.ticket, entry.outcome, entry.accepted_at, entry.ended_at, entry.gone_at) == (None,) * 5
+    assert (entry.ref, entry.outcome, entry.accepted_at, entry.ended_at, entry.deleted_at) == (None,) * 5
     assert entry.resource_id == "vol-1"
     assert entry.owner_alive
 
-    ticket = Ticket(
+    ref = OperationRef(
         kind=OperationKind("SOMETHING_NEW"),
         resource_id="c-1",
         request_ids=("r-1", "r-2"),
         expected={"x": [1]},
     )
-    await journal.accept(number, ticket, 1001.0)
+    await journal.accept(number, ref, 1001.0)
     (entry,) = await journal.entries()
-    assert (entry.ticket, entry.state, entry.accepted_at) == (ticket, EntryState.ACCEPTED, 1001.0)
+    assert (entry.ref, entry.state, entry.accepted_at) == (ref, EntryState.ACCEPTED, 1001.0)
     assert entry.resource_id == "c-1"
 
     journal.end(number, "FAILED: no capacity \ud800", 1002.0)
     assert await journal.entries() == []
-    journal.gone(ENGINE, "c-1", 1003.0)
+    journal.mark_deleted(ENGINE, "c-1", 1003.0)
     (entry,) = await journal.entries(ended=True)
-    assert (entry.state, entry.ended_at, entry.gone_at) == (EntryState.ENDED, 1002.0, 1003.0)
+    assert (entry.state, entry.ended_at, entry.deleted_at) == (EntryState.ENDED, 1002.0, 1003.0)
     assert entry.outcome == "FAILED: no capacity \\ud800"
 
 
 async def test_a_ticket_may_know_next_to_nothing(journal: Journal) -> None:
     number = await journal.intend(intent(None, resource_id="c-9"))
-    await journal.accept(number, Ticket(kind=None), 1.0)
+    await journal.accept(number, OperationRef(kind=None), 1.0)
     (entry,) = await journal.entries()
-    assert (entry.ticket, entry.state, entry.resource_id) == (Ticket(kind=None), EntryState.ACCEPTED, "c-9")
+    assert (entry.ref, entry.state, entry.resource_id) == (
+        OperationRef(kind=None),
+        EntryState.ACCEPTED,
+        "c-9",
+    )
 
 
 async def test_an_end_outlives_a_late_acceptance(journal: Journal) -> None:
@@ -75,7 +79,7 @@ async def test_an_end_outlives_a_late_acceptance(journal: Journal) -> None:
     await journal.accept(number, TICKET, 3.0)
     journal.end(number, "destroyed", 4.0)
     (entry,) = await journal.entries(ended=True)
-    assert (entry.state, entry.ticket, entry.outcome, entry.ended_at) == (
+    assert (entry.state, entry.ref, entry.outcome, entry.ended_at) == (
         EntryState.ENDED,
         TICKET,
         "destroyed",
@@ -89,9 +93,9 @@ async def test_gone_marks_every_entry_of_the_resource_at_that_engine_only(journa
     edited = await journal.intend(intent(kind=OperationKind.CLUSTER_EDIT, resource_id="c-1"))
     other = await journal.intend(intent(resource_id="c-2"))
     elsewhere = await journal.intend(intent(engine="https://other.example", resource_id="c-1"))
-    journal.gone(ENGINE, "c-1", 5.0)
-    gone = {entry.id: entry.gone_at for entry in await journal.entries()}
-    assert gone == {made: 5.0, edited: 5.0, other: None, elsewhere: None}
+    journal.mark_deleted(ENGINE, "c-1", 5.0)
+    mark_deleted = {entry.id: entry.deleted_at for entry in await journal.entries()}
+    assert mark_deleted == {made: 5.0, edited: 5.0, other: None, elsewhere: None}
     assert [entry.id for entry in await journal.entries("https://other.example")] == [elsewhere]
 
 
@@ -142,7 +146,7 @@ async def test_a_cancelled_acceptance_is_written(journal: Journal) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [entry.ticket for entry in await journal.entries()] == [TICKET]
+    assert [entry.ref for entry in await journal.entries()] == [TICKET]
 
 
 async def test_closing_writes_what_is_queued(journal: Journal, path: Path) -> None:
@@ -252,7 +256,7 @@ async def test_no_key_is_written_by_the_store_itself(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "gone", "stays"),
+    ("outcome", "mark_deleted", "stays"),
     [
         ("COMPLETED", True, False),
         ("COMPLETED", False, True),
@@ -264,7 +268,7 @@ async def test_no_key_is_written_by_the_store_itself(
     ],
 )
 async def test_what_is_over_for_long_is_forgotten(
-    path: Path, outcome: str | None, gone: bool, stays: bool
+    path: Path, outcome: str | None, mark_deleted: bool, stays: bool
 ) -> None:
     journal = SQLiteJournal(path)
     await journal.open()
@@ -272,13 +276,13 @@ async def test_what_is_over_for_long_is_forgotten(
     await journal.accept(old, TICKET, 1.0)
     if outcome is not None:
         journal.end(old, outcome, 2.0)
-    if gone:
-        journal.gone(ENGINE, "c-1", 3.0)
+    if mark_deleted:
+        journal.mark_deleted(ENGINE, "c-1", 3.0)
     await journal.aclose()
     await journal.open()
     entries = await journal.entries(ended=True)
     assert [entry.id for entry in entries] == ([old] if stays else [])
-    assert [entry.gone_at for entry in entries] == ([3.0 if gone else None] if stays else [])
+    assert [entry.deleted_at for entry in entries] == ([3.0 if mark_deleted else None] if stays else [])
     assert await journal.intend(intent()) == old + 1, "a number is never used twice"
     await journal.aclose()
 

@@ -208,7 +208,7 @@ async def test_a_file_that_is_held_too_long_stops_the_sending(path: Path) -> Non
     # The end and the ids were kept, the intent was not: nothing was sent for it.
     assert await journal.intend(intent("later")) == number + 1
     first, second, third = await journal.entries(ended=True)
-    assert (first.ticket, second.outcome, third.intent.name) == (TICKET, "COMPLETED", "later")
+    assert (first.ref, second.outcome, third.intent.name) == (TICKET, "COMPLETED", "later")
     await journal.aclose()
 
 
@@ -220,20 +220,20 @@ async def test_closing_while_the_file_is_held_ends_nevertheless(
     await journal.open()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        journal.gone(ENGINE, "c-1", 3.0)
+        journal.mark_deleted(ENGINE, "c-1", 3.0)
         with caplog.at_level(logging.WARNING, "tensorpool_async"):
             await journal.aclose()
         connection.rollback()
     assert "locked" in caplog.text
 
 
-@pytest.mark.parametrize("gone", ["journal.db", "journal.db-wal", "journal.db-owners", "."])
-async def test_files_that_were_removed_stop_the_sending(tmp_path: Path, gone: str) -> None:
+@pytest.mark.parametrize("mark_deleted", ["journal.db", "journal.db-wal", "journal.db-owners", "."])
+async def test_files_that_were_removed_stop_the_sending(tmp_path: Path, mark_deleted: str) -> None:
     path = tmp_path / "folder" / "journal.db"
     journal = SQLiteJournal(path)
     await journal.open()
     await journal.intend(intent())
-    place = path.parent / gone
+    place = path.parent / mark_deleted
     if place.is_dir():
         shutil.rmtree(place)
     else:

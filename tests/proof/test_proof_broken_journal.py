@@ -119,7 +119,7 @@ async def _check(engine: Emulator, journal: Path, made: set[str], *, later: bool
                 assert operation.resource_id in made
         assert await tp.leftovers() == []
         entries = await tp.journal_entries(ended=True)
-    assert all(entry.gone_at for entry in entries if later and entry.resource_id in made)
-    assert [entry.gone_at for entry in entries if entry.resource_id in living] == [None] * later
+    assert all(entry.deleted_at for entry in entries if later and entry.resource_id in made)
+    assert [entry.deleted_at for entry in entries if entry.resource_id in living] == [None] * later
     assert set(engine.record.living) == living
     assert engine.record.by_route["DELETE /cluster/{cluster}"] == destroys, "nothing is destroyed twice"

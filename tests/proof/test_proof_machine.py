@@ -31,10 +31,10 @@ from tensorpool_async import AmbiguousOutcomeError, FleetError, TensorPool, Tens
 from tensorpool_async.emulator import Cluster, Emulator, Fault, FaultKind
 from tensorpool_async.fleet import ClusterGroup, Fleet, provisioning, rollback
 from tensorpool_async.journal import EntryState
-from tensorpool_async.resources import lifecycle
-from tests.cancelling import Means, walk
+from tensorpool_async.resources import deletion
 from tests.proof import processes
 from tests.proof.processes import Killer, tell
+from tests.support.cancelling import Means, walk
 
 
 SEED = int(os.environ.get("TENSORPOOL_PROOF_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
@@ -323,7 +323,7 @@ class Machine(RuleBasedStateMachine):
 
     def _check_known(self) -> None:
         entries = self._do(self._client_now.journal_entries(ended=True))
-        journal = {entry.ticket.resource_id for entry in entries if entry.ticket is not None}
+        journal = {entry.ref.resource_id for entry in entries if entry.ref is not None}
         intents = {entry.intent.name for entry in entries if entry.state is EntryState.INTENT}
         names = self._names | intents | MEMBERS
         record = self._engine.record
@@ -399,7 +399,7 @@ async def _together(tp: TensorPool, actions: Sequence[Action]) -> None:
 
 @pytest.mark.timeout(60 + 5 * EXAMPLES)
 def test_every_living_cluster_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "CONFLICT_DELAY", 0.02)
+    monkeypatch.setattr(deletion, "CONFLICT_DELAY", 0.02)
     monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.02)
     monkeypatch.setattr(rollback, "LOOK_DELAY", 0.02)
     monkeypatch.setattr(rollback, "RETRY_DELAY", 0.02)

@@ -43,6 +43,6 @@ def test_nothing_is_read_of_an_answer_that_only_says_yes() -> None:
 def test_a_deletion_is_a_change_that_has_succeeded_where_nothing_is_left() -> None:
     request = delete_request("/job/delete/j-1")
     assert (request.method, request.path, request.lane) == ("DELETE", "/job/delete/j-1", Lane.CHANGE)
-    assert request.when_gone is not None
-    request.when_gone()
+    assert request.on_already_deleted is not None
+    request.on_already_deleted()
     request.decode(Answer(200, {"message": "deleted"}))

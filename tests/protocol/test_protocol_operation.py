@@ -26,14 +26,14 @@ from tensorpool_async.protocol.operation import (
     LASTING_NONSENSE,
     SHORTEST_404_DELAY,
     TRANSITIONS,
-    Event,
+    MachineInput,
     OperationMachine,
     Phase,
 )
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.protocol.responses import Response
-from tensorpool_async.protocol.tokens import Ticket
+from tensorpool_async.protocol.tokens import OperationRef
 
 
 FOLLOWING, WATCHING, READING, DONE = Phase
@@ -77,11 +77,11 @@ GONE = says(404, {"detail": "not found"})
 def following(
     kind: OperationKind | None = CLAIM, *request_ids: str, resource_id: str | None = "c-1"
 ) -> OperationMachine:
-    return OperationMachine(Ticket(kind, resource_id, request_ids or ("r-1",)), PollPolicy())
+    return OperationMachine(OperationRef(kind, resource_id, request_ids or ("r-1",)), PollPolicy())
 
 
 def watching(kind: OperationKind = CLAIM, **expected: Any) -> OperationMachine:
-    return OperationMachine(Ticket(kind, "c-1", expected=expected), PollPolicy())
+    return OperationMachine(OperationRef(kind, "c-1", expected=expected), PollPolicy())
 
 
 def reading(kind: OperationKind = CLAIM) -> OperationMachine:
@@ -98,26 +98,26 @@ def receive(machine: OperationMachine, answers: Sequence[Response]) -> float | N
 
 
 # The table of the design (section 4), a row each. What is in no row cannot happen.
-TABLE: list[tuple[Phase, Event, Phase]] = [
-    (FOLLOWING, Event.PROGRESS, FOLLOWING),
-    (FOLLOWING, Event.NEXT_REQUEST, FOLLOWING),
-    (FOLLOWING, Event.COMPLETED, READING),
-    (FOLLOWING, Event.COMPLETED_WITHOUT_RESULT, DONE),
-    (FOLLOWING, Event.FAILED, DONE),
-    (FOLLOWING, Event.MISSING, WATCHING),
-    (FOLLOWING, Event.LOST, DONE),
-    (FOLLOWING, Event.REFUSED, DONE),
-    (WATCHING, Event.PROGRESS, WATCHING),
-    (WATCHING, Event.RESULT, DONE),
-    (WATCHING, Event.COMPLETED_WITHOUT_RESULT, DONE),
-    (WATCHING, Event.FAILED, DONE),
-    (WATCHING, Event.LOST, DONE),
-    (WATCHING, Event.REFUSED, DONE),
-    (WATCHING, Event.UNREADABLE, DONE),
-    (READING, Event.RESULT, DONE),
-    (READING, Event.LOST, DONE),
-    (READING, Event.REFUSED, DONE),
-    (READING, Event.UNREADABLE, DONE),
+TABLE: list[tuple[Phase, MachineInput, Phase]] = [
+    (FOLLOWING, MachineInput.PROGRESS, FOLLOWING),
+    (FOLLOWING, MachineInput.NEXT_REQUEST, FOLLOWING),
+    (FOLLOWING, MachineInput.COMPLETED, READING),
+    (FOLLOWING, MachineInput.COMPLETED_WITHOUT_RESULT, DONE),
+    (FOLLOWING, MachineInput.FAILED, DONE),
+    (FOLLOWING, MachineInput.MISSING, WATCHING),
+    (FOLLOWING, MachineInput.LOST, DONE),
+    (FOLLOWING, MachineInput.REFUSED, DONE),
+    (WATCHING, MachineInput.PROGRESS, WATCHING),
+    (WATCHING, MachineInput.RESULT, DONE),
+    (WATCHING, MachineInput.COMPLETED_WITHOUT_RESULT, DONE),
+    (WATCHING, MachineInput.FAILED, DONE),
+    (WATCHING, MachineInput.LOST, DONE),
+    (WATCHING, MachineInput.REFUSED, DONE),
+    (WATCHING, MachineInput.UNREADABLE, DONE),
+    (READING, MachineInput.RESULT, DONE),
+    (READING, MachineInput.LOST, DONE),
+    (READING, MachineInput.REFUSED, DONE),
+    (READING, MachineInput.UNREADABLE, DONE),
 ]
 
 
@@ -271,7 +271,7 @@ def test_a_request_that_is_unknown_hands_its_wait_to_the_resource() -> None:
 
 
 def test_the_first_poll_is_as_late_as_the_202_asks() -> None:
-    machine = OperationMachine(Ticket(CLAIM, "c-1", ("r-1",)), PollPolicy(initial=0.25))
+    machine = OperationMachine(OperationRef(CLAIM, "c-1", ("r-1",)), PollPolicy(initial=0.25))
     assert machine.first_delay(3.0, 0.0) == 3.0
     assert machine.first_delay(None, 0.0) == 0.25
 
@@ -304,7 +304,7 @@ def test_something_else_is_asked_at_once() -> None:
 
 
 def test_every_question_is_a_poll_with_quoted_ids() -> None:
-    machine = OperationMachine(Ticket(CLAIM, "c/1", ("r/1",)), PollPolicy())
+    machine = OperationMachine(OperationRef(CLAIM, "c/1", ("r/1",)), PollPolicy())
     request = machine.next_request()
     assert (request.method, request.path, request.lane) == ("GET", "/request/info/r%2F1", Lane.POLL)
     machine.receive(request_is("COMPLETED"), 0.0)
@@ -316,7 +316,7 @@ def test_with_a_request_id_alone_the_engine_tells_the_rest() -> None:
     machine = following(None, resource_id=None)
     assert machine.info is None
     machine.receive(request_is("PROCESSING", object_id="c-1", external_message="booting"), 0.0)
-    assert machine.ticket == Ticket(CLAIM, "c-1", ("r-1",))
+    assert machine.ref == OperationRef(CLAIM, "c-1", ("r-1",))
     assert machine.info is not None
     assert (machine.info.status, machine.info.external_message) == (RequestStatus.PROCESSING, "booting")
     receive(machine, [request_is("COMPLETED"), cluster_is("RUNNING")])
@@ -375,7 +375,7 @@ def test_watching_tells_the_state_of_the_resource() -> None:
 def test_that_a_destruction_had_begun_is_known_to_who_goes_on_with_it() -> None:
     machine = watching(RELEASE)
     machine.receive(cluster_is("DESTROYING"), 0.0)
-    other = OperationMachine(machine.ticket, PollPolicy())
+    other = OperationMachine(machine.ref, PollPolicy())
     other.receive(cluster_is("FAILED"), 0.0)
     assert isinstance(other.error, OperationFailed)
 
@@ -415,23 +415,23 @@ ANSWERS = st.sampled_from(
 )
 TICKETS = st.one_of(
     st.builds(
-        Ticket,
+        OperationRef,
         st.none() | st.sampled_from([CLAIM, RELEASE, EDIT, LATER_KIND]),
         st.none() | st.just("c-1"),
         st.sampled_from([("r-1",), ("r-1", "r-2")]),
     ),
-    st.builds(Ticket, st.sampled_from([CLAIM, RELEASE, EDIT]), st.just("c-1")),
+    st.builds(OperationRef, st.sampled_from([CLAIM, RELEASE, EDIT]), st.just("c-1")),
 )
 MOVES = {(before, after) for before, _, after in TABLE}
 
 
 @settings(deadline=None)
-@given(ticket=TICKETS, answers=st.lists(ANSWERS, max_size=30), share=st.floats(0.0, 1.0))
-def test_any_answers_lead_along_the_table(ticket: Ticket, answers: list[Response], share: float) -> None:
-    machine = OperationMachine(ticket, PollPolicy())
+@given(ref=TICKETS, answers=st.lists(ANSWERS, max_size=30), jitter=st.floats(0.0, 1.0))
+def test_any_answers_lead_along_the_table(ref: OperationRef, answers: list[Response], jitter: float) -> None:
+    machine = OperationMachine(ref, PollPolicy())
     for count, answer in enumerate(answers, start=1):
         before = machine.phase
-        delay = machine.receive(answer, share)
+        delay = machine.receive(answer, jitter)
         assert machine.polls == count
         assert machine.phase is before or (before, machine.phase) in MOVES
         assert (delay is None) is machine.done

@@ -64,4 +64,9 @@ def test_a_request_is_a_read_that_gives_the_body_unless_it_says_otherwise() -> N
     request = Request[object]("GET", "/cluster/list")
     assert request.lane is Lane.READ
     assert request.decode(Answer(200, {"a": 1})) == {"a": 1}
-    assert (dict(request.query), request.json, request.name, request.when_gone) == ({}, None, None, None)
+    assert (dict(request.query), request.json, request.name, request.on_already_deleted) == (
+        {},
+        None,
+        None,
+        None,
+    )

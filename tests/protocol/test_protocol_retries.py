@@ -17,14 +17,14 @@ from tensorpool_async.errors import (
 )
 from tensorpool_async.protocol.responses import Response, error_of
 from tensorpool_async.protocol.retries import (
-    VERDICTS,
+    RETRY_DECISIONS,
+    AttemptHistory,
     Failure,
+    RetryDecision,
     RetryPolicy,
-    Tries,
-    Verdict,
     backoff,
     classify,
-    judge,
+    decide,
 )
 
 
@@ -35,13 +35,13 @@ def refused(status: int, retry_after: str | None = None) -> TensorPoolError:
 
 METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH")
 AGAIN, PAUSE, RECONCILE, RAISE = (
-    Verdict.AGAIN,
-    Verdict.AFTER_PAUSE,
-    Verdict.RECONCILE,
-    Verdict.RAISE,
+    RetryDecision.AGAIN,
+    RetryDecision.AFTER_PAUSE,
+    RetryDecision.RECONCILE,
+    RetryDecision.RAISE,
 )
 
-ROWS: list[tuple[str, TensorPoolError, Verdict, Verdict]] = [
+ROWS: list[tuple[str, TensorPoolError, RetryDecision, RetryDecision]] = [
     # what failed                             GET, DELETE  POST, PATCH
     ("refused, or DNS", ConnectionFailed("no connection", sent=False), AGAIN, AGAIN),
     ("connect timeout", RequestTimeout("not made in time", sent=False), AGAIN, AGAIN),
@@ -65,8 +65,10 @@ ROWS: list[tuple[str, TensorPoolError, Verdict, Verdict]] = [
 @pytest.mark.parametrize(
     ("error", "repeatable", "changing"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
 )
-def test_the_table_of_the_design(error: TensorPoolError, repeatable: Verdict, changing: Verdict) -> None:
-    verdicts = {method: judge(error, method, Tries(), RetryPolicy()) for method in METHODS}
+def test_the_table_of_the_design(
+    error: TensorPoolError, repeatable: RetryDecision, changing: RetryDecision
+) -> None:
+    verdicts = {method: decide(error, method, AttemptHistory(), RetryPolicy()) for method in METHODS}
     assert verdicts == {
         "GET": repeatable,
         "HEAD": repeatable,
@@ -78,34 +80,38 @@ def test_the_table_of_the_design(error: TensorPoolError, repeatable: Verdict, ch
 
 
 def test_every_failure_has_a_verdict() -> None:
-    assert set(VERDICTS) == {(failure, repeatable) for failure in Failure for repeatable in (True, False)}
+    assert set(RETRY_DECISIONS) == {
+        (failure, repeatable) for failure in Failure for repeatable in (True, False)
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_repeated_change_that_meets_a_conflict_may_have_met_itself(method: str) -> None:
     conflict = refused(409)
-    lost_before = Tries(failed=1, uncertain=True)
+    lost_before = AttemptHistory(failed=1, uncertain=True)
     may_be_its_own = method in {"DELETE", "PUT"}
-    assert judge(conflict, method, lost_before, RetryPolicy()) is (RECONCILE if may_be_its_own else RAISE)
-    assert judge(conflict, method, Tries(failed=1), RetryPolicy()) is RAISE, "nothing was sent before"
+    assert decide(conflict, method, lost_before, RetryPolicy()) is (RECONCILE if may_be_its_own else RAISE)
+    assert decide(conflict, method, AttemptHistory(failed=1), RetryPolicy()) is RAISE, (
+        "nothing was sent before"
+    )
 
 
 @pytest.mark.parametrize("failure", list(Failure))
 def test_tries_count_what_happened(failure: Failure) -> None:
-    tries = Tries(failed=1, rate_limited=2).after(failure)
+    history = AttemptHistory(failed=1, rate_limited=2).after(failure)
     asked_to_wait = failure is Failure.RATE_LIMITED
-    assert tries == Tries(
+    assert history == AttemptHistory(
         failed=1 if asked_to_wait else 2,
         rate_limited=3 if asked_to_wait else 2,
         uncertain=failure is Failure.NO_ANSWER,
     )
-    assert Tries(uncertain=True).after(failure).uncertain, "what may have been done stays so"
+    assert AttemptHistory(uncertain=True).after(failure).uncertain, "what may have been done stays so"
 
 
 def sends_until_the_end(error: TensorPoolError, method: str, policy: RetryPolicy) -> int:
-    tries, sent = Tries(), 1
-    while judge(error, method, tries, policy) not in {RAISE, RECONCILE}:
-        tries = tries.after(classify(error))
+    history, sent = AttemptHistory(), 1
+    while decide(error, method, history, policy) not in {RAISE, RECONCILE}:
+        history = history.after(classify(error))
         sent += 1
     return sent
 
@@ -127,24 +133,24 @@ def test_a_request_that_is_asked_to_wait_is_sent_more_often() -> None:
 
 
 def test_being_asked_to_wait_does_not_use_up_the_attempts() -> None:
-    patient = Tries(rate_limited=10)
-    assert judge(refused(502), "GET", patient, RetryPolicy(attempts=2)) is AGAIN
-    tired = Tries(failed=4)
-    assert judge(refused(429), "GET", tired, RetryPolicy(attempts=5)) is PAUSE
+    patient = AttemptHistory(rate_limited=10)
+    assert decide(refused(502), "GET", patient, RetryPolicy(attempts=2)) is AGAIN
+    tired = AttemptHistory(failed=4)
+    assert decide(refused(429), "GET", tired, RetryPolicy(attempts=5)) is PAUSE
 
 
 @given(
     base=st.floats(0.0, 100.0),
     longest=st.floats(0.0, 1000.0),
     failed=st.integers(1, 10_000),
-    share=st.floats(0.0, 1.0),
+    jitter=st.floats(0.0, 1.0),
 )
 def test_a_backoff_is_between_half_and_all_of_a_doubling_delay(
-    base: float, longest: float, failed: int, share: float
+    base: float, longest: float, failed: int, jitter: float
 ) -> None:
     policy = RetryPolicy(backoff=base, longest_backoff=longest)
     full = min(longest, base * 2.0 ** min(failed - 1, 30))
-    assert full / 2 <= backoff(policy, failed, share) <= full
+    assert full / 2 <= backoff(policy, failed, jitter) <= full
 
 
 def test_backoffs_double() -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.kinds import KINDS
 from tensorpool_async.protocol.operation import OperationMachine
+from tensorpool_async.protocol.operation_specs import OPERATION_SPECS
 from tensorpool_async.protocol.polling import PollPolicy
-from tensorpool_async.protocol.tokens import UNSIGNED, Ticket, Tokens, decode, encode
+from tensorpool_async.protocol.tokens import UNSIGNED, OperationRef, Tokens, decode, encode
 
 
 CLAIM = OperationKind.CLUSTER_CLAIM
@@ -24,9 +24,12 @@ ids = st.text(min_size=1, max_size=500).filter(lambda text: text not in {".", ".
 kinds = st.sampled_from(OperationKind) | st.text(min_size=1).map(OperationKind)
 values = st.none() | st.booleans() | st.integers() | st.text()
 tickets = st.one_of(
-    st.builds(Ticket, st.none() | kinds, st.none() | ids, st.lists(ids, min_size=1).map(tuple)),
+    st.builds(OperationRef, st.none() | kinds, st.none() | ids, st.lists(ids, min_size=1).map(tuple)),
     st.builds(
-        Ticket, st.sampled_from(list(KINDS)), ids, expected=st.dictionaries(st.text(), values, min_size=1)
+        OperationRef,
+        st.sampled_from(list(OPERATION_SPECS)),
+        ids,
+        expected=st.dictionaries(st.text(), values, min_size=1),
     ),
 )
 
@@ -35,33 +38,33 @@ def token_of(fields: Any) -> str:
     return "tpa1." + base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
 
 
-def can_be_followed(ticket: Ticket) -> bool:
-    return OperationMachine(ticket, PollPolicy()).next_request().path.isascii()
+def can_be_followed(ref: OperationRef) -> bool:
+    return OperationMachine(ref, PollPolicy()).next_request().path.isascii()
 
 
 @settings(deadline=None)
 @given(tickets)
-def test_a_token_gives_its_ticket_back(ticket: Ticket) -> None:
-    token = encode(ticket)
+def test_a_token_gives_its_ticket_back(ref: OperationRef) -> None:
+    token = encode(ref)
     assert token.isascii()
     assert token.isprintable()
     assert " " not in token
-    assert decode(token) == ticket
-    assert decode(f"  {token}\n") == ticket
+    assert decode(token) == ref
+    assert decode(f"  {token}\n") == ref
 
 
 def test_a_token_tells_its_version_and_stays_readable_for_later_versions() -> None:
-    ticket = Ticket(OperationKind.CLUSTER_EDIT, "c-1", ("r-1",), {"name": "w0"})
+    ref = OperationRef(OperationKind.CLUSTER_EDIT, "c-1", ("r-1",), {"name": "w0"})
     token = "tpa1.eyJrIjoiQ0xVU1RFUl9FRElUIiwibyI6ImMtMSIsInIiOlsici0xIl0sIngiOnsibmFtZSI6IncwIn19"
-    assert encode(ticket) == token
-    assert decode(token) == ticket
+    assert encode(ref) == token
+    assert decode(token) == ref
 
 
 @pytest.mark.parametrize(
     "text", ["r-1", " r-1\n", "req_5f", "tpa", "tpax", "tpa1x.y", "TPA1.x", "a b", "..."]
 )
 def test_a_bare_request_id_is_taken_as_it_is(text: str) -> None:
-    assert decode(text) == Ticket(kind=None, request_ids=(text.strip(),))
+    assert decode(text) == OperationRef(kind=None, request_ids=(text.strip(),))
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n", "größe", "r-1\x00", "r\n1", "r\x7f", ".", ".."])
@@ -123,21 +126,21 @@ def test_a_damaged_token_says_so(token: str) -> None:
 def test_a_token_of_which_nothing_can_be_asked_is_refused() -> None:
     later_kind = OperationKind("REGION_CLAIM")
     with pytest.raises(ConfigurationError, match="cannot follow: REGION_CLAIM"):
-        decode(encode(Ticket(later_kind, "x-1")))
-    assert decode(encode(Ticket(later_kind, "x-1", ("r-1",)))).kind == later_kind
+        decode(encode(OperationRef(later_kind, "x-1")))
+    assert decode(encode(OperationRef(later_kind, "x-1", ("r-1",)))).kind == later_kind
 
 
 def test_a_token_ignores_what_a_later_version_added() -> None:
-    assert decode(token_of({"k": "CLUSTER_CLAIM", "o": "c-1", "new": 1})) == Ticket(CLAIM, "c-1")
+    assert decode(token_of({"k": "CLUSTER_CLAIM", "o": "c-1", "new": 1})) == OperationRef(CLAIM, "c-1")
 
 
 @given(text=st.text() | st.binary().map(lambda junk: "tpa1." + base64.urlsafe_b64encode(junk).decode()))
 def test_no_text_raises_anything_else(text: str) -> None:
     try:
-        ticket = decode(text)
+        ref = decode(text)
     except ConfigurationError:
         return
-    assert can_be_followed(ticket)
+    assert can_be_followed(ref)
 
 
 json_values = st.recursive(
@@ -153,19 +156,19 @@ json_values = st.recursive(
 )
 def test_no_fields_raise_anything_else(fields: dict[str, Any]) -> None:
     try:
-        ticket = decode(token_of(fields))
+        ref = decode(token_of(fields))
     except ConfigurationError:
         return
-    assert can_be_followed(ticket)
+    assert can_be_followed(ref)
 
 
 @settings(deadline=None)
-@given(ticket=tickets, data=st.data())
-@example(ticket=Ticket(CLAIM, "c-1", ("r-1",)), data=None)
+@given(ref=tickets, data=st.data())
+@example(ref=OperationRef(CLAIM, "c-1", ("r-1",)), data=None)
 def test_a_token_that_is_cut_or_changed_is_refused_or_can_still_be_followed(
-    ticket: Ticket, data: st.DataObject | None
+    ref: OperationRef, data: st.DataObject | None
 ) -> None:
-    token = encode(ticket)
+    token = encode(ref)
     cut = range(len(token)) if data is None else [data.draw(st.integers(0, len(token) - 1), label="cut at")]
     letter = "x" if data is None else data.draw(st.characters(codec="ascii"), label="letter")
     for at in cut:
@@ -178,7 +181,7 @@ def test_a_token_that_is_cut_or_changed_is_refused_or_can_still_be_followed(
 
 
 OLD, NEW = b"the old secret", b"the new secret"
-EDIT = Ticket(OperationKind.CLUSTER_EDIT, "c-1", ("r-1",), {"name": "w0"})
+EDIT = OperationRef(OperationKind.CLUSTER_EDIT, "c-1", ("r-1",), {"name": "w0"})
 SIGNED = Tokens([NEW, OLD])
 
 
@@ -193,12 +196,12 @@ def test_a_signed_token_stays_readable_for_later_versions() -> None:
 
 @settings(deadline=None)
 @given(tickets)
-def test_a_signed_token_gives_its_ticket_back(ticket: Ticket) -> None:
-    token = SIGNED.encode(ticket)
+def test_a_signed_token_gives_its_ticket_back(ref: OperationRef) -> None:
+    token = SIGNED.encode(ref)
     assert token.isascii()
     assert ":" not in token, "which separates a token from the rest of an event's id"
-    assert SIGNED.decode(f" {token}\n", signed=True) == ticket
-    assert UNSIGNED.decode(token) == ticket, "who has no secret does not look at the signature"
+    assert SIGNED.decode(f" {token}\n", signed=True) == ref
+    assert UNSIGNED.decode(token) == ref, "who has no secret does not look at the signature"
 
 
 def test_secrets_are_changed_in_two_steps() -> None:
@@ -231,7 +234,7 @@ def test_a_token_that_this_client_has_not_signed_is_refused(text: str, problem: 
 
 
 def test_a_bare_request_id_is_for_the_program_itself() -> None:
-    assert SIGNED.decode("r-1") == Ticket(None, request_ids=("r-1",))
+    assert SIGNED.decode("r-1") == OperationRef(None, request_ids=("r-1",))
     with pytest.raises(ConfigurationError, match="not signed"):
         SIGNED.decode("r-1", signed=True)
     with pytest.raises(ConfigurationError, match="token_secret="):
@@ -239,9 +242,9 @@ def test_a_bare_request_id_is_for_the_program_itself() -> None:
 
 
 @settings(deadline=None)
-@given(ticket=tickets, data=st.data())
-def test_no_change_of_a_signed_token_is_believed(ticket: Ticket, data: st.DataObject) -> None:
-    token = SIGNED.encode(ticket)
+@given(ref=tickets, data=st.data())
+def test_no_change_of_a_signed_token_is_believed(ref: OperationRef, data: st.DataObject) -> None:
+    token = SIGNED.encode(ref)
     at = data.draw(st.integers(0, len(token) - 1), label="changed at")
     letter = data.draw(st.characters(codec="ascii"), label="letter")
     for changed in (token[:at] + letter + token[at + 1 :], token[:at], token[:at] + letter + token[at:]):

@@ -38,7 +38,7 @@ from tensorpool_async.fastapi import (
     tensorpool,
 )
 from tensorpool_async.fleet import ClusterGroup, Fleet
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 from tests.web.serving import serve
 
 

@@ -23,7 +23,7 @@ from tensorpool_async.fastapi import (
     tensorpool_lifespan,
     token_of,
 )
-from tests.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine
 from tests.web.serving import Event, events_of, listen, serve, tasks_here
 
 

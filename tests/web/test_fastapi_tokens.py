@@ -23,7 +23,7 @@ from tensorpool_async.fastapi import (
     stream_operation,
     tensorpool_lifespan,
 )
-from tensorpool_async.protocol.tokens import Ticket, encode
+from tensorpool_async.protocol.tokens import OperationRef, encode
 from tests.web.serving import events_of, listen, serve
 
 
@@ -32,7 +32,7 @@ VISITORS = 500
 
 def forged(number: int) -> str:
     """Make a token of an edit that never ends: nobody has asked for it."""
-    return encode(Ticket(OperationKind.CLUSTER_EDIT, f"c-{number}", expected={"name": "never"}))
+    return encode(OperationRef(OperationKind.CLUSTER_EDIT, f"c-{number}", expected={"name": "never"}))
 
 
 def make_app(**options: Any) -> FastAPI:
@@ -75,7 +75,7 @@ async def test_five_hundred_made_up_tokens_leave_nothing_going(
     async with TensorPool(emulator.key, base_url=emulator.url) as tp:
         clusters = [await tp.clusters.create("1xH100").result() for _ in range(3)]
     tokens = [
-        encode(Ticket(OperationKind.CLUSTER_EDIT, clusters[n % 3].id, expected={"name": f"never-{n}"}))
+        encode(OperationRef(OperationKind.CLUSTER_EDIT, clusters[n % 3].id, expected={"name": f"never-{n}"}))
         for n in range(VISITORS)
     ]
     limits = httpx.Limits(max_connections=100)
@@ -93,7 +93,7 @@ async def test_five_hundred_made_up_tokens_leave_nothing_going(
         assert client.statistics().polls == before
         poller: Any = client._poller  # pyright: ignore[reportPrivateUsage] - nothing is left in it
         assert (len(poller), poller._heap, poller._followed, poller._timer) == (0, [], {}, None)
-        assert client._transport.teller._followed == {}  # pyright: ignore[reportPrivateUsage]
+        assert client._transport.instrumentation._followed == {}  # pyright: ignore[reportPrivateUsage]
         gc.collect()
         operations = [one for one in gc.get_objects() if type(one).__name__ == "Operation"]
         assert len(operations) <= 5, "nor in memory"

@@ -1,0 +1,1 @@
+"""Changes at the engine, from the request to the end of the operation."""
