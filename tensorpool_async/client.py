@@ -1,4 +1,4 @@
-"""The session manager: it puts the parts together, and does nothing else."""
+"""`TensorPool`, the client: it builds the transport, the poller, the executor and the resources, and closes them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.events import Dispatcher, FleetMemberChanged
 from tensorpool_async.flow.limiter import Limiter, LimiterStatistics, RateLimiter
 from tensorpool_async.journal.recorder import JournalRecorder
+from tensorpool_async.operations.executor import Executor
 from tensorpool_async.operations.operation import Operation
 from tensorpool_async.operations.poller import Poller
-from tensorpool_async.operations.submission import Submitter
 from tensorpool_async.protocol.polling import PollPolicy
 from tensorpool_async.protocol.retries import RetryPolicy
 from tensorpool_async.protocol.tokens import SIGNED_PREFIX, Tokens, decode
 from tensorpool_async.secrets import Secret, conceal
 from tensorpool_async.signals import handle_sigterm
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport.attempts import Transport
 from tensorpool_async.transport.bodies import LARGEST
+from tensorpool_async.transport.session import SessionManager
 
 
 if TYPE_CHECKING:
     from tensorpool_async.fleet import Fleet, FleetSession
     from tensorpool_async.journal import Journal, JournalEntry
     from tensorpool_async.models.account import Health
-    from tensorpool_async.operations.executor import Reconciler
     from tensorpool_async.resources.account import Account
     from tensorpool_async.resources.clusters import Clusters
     from tensorpool_async.resources.jobs import Jobs
@@ -52,16 +52,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Statistics:
-    """What a client has done so far.
+    """Counters of one client since it was made.
 
     Attributes:
         requests: HTTP attempts.
         retries: Attempts that repeated a request.
-        rate_limited: Answers that asked to wait: 429, or 503 with Retry-After.
+        rate_limited: Responses that asked the client to wait: 429, or 503 with Retry-After.
         polls: Attempts that polled an operation.
         operations: Operations that have not ended.
-        listener_failures: Events that the listener failed on, or that it was too slow for.
-        limiter: What the limiter is doing; it may be shared with other clients.
+        listener_failures: Events that a listener raised on, or that were dropped since a listener was too slow.
+        limiter: The statistics of the limiter, which may be shared with other clients.
     """
 
     requests: int
@@ -81,17 +81,18 @@ class TensorPool:
         async with TensorPool() as tp:
             cluster = await tp.clusters.create("8xH100").result()
 
-    Nothing is opened before the first request. A client belongs to the event loop of its first use.
+    The first request opens the session. A client belongs to the event loop of its first use.
 
-    What is sent again, and what is not:
+    Retries:
 
-    - What the engine certainly has not seen is sent again.
-    - GET and DELETE are sent again after a server error or a lost answer; a repeated DELETE that finds nothing is done.
-    - POST and PATCH are never repeated blindly. After a lost answer, what a create made is looked for by its name, and
-      adopted if this call made it; what another change was about is looked at. What stays unclear is
-      `AmbiguousOutcomeError`.
-    - After 429, or 503 with Retry-After, all requests of the limiter wait as long as the engine asks, and go on.
-    - Other refusals are raised at once.
+    - A request that certainly did not reach the engine is sent again.
+    - GET and DELETE are sent again after a server error or a lost response. A repeated DELETE that meets 404 has
+      succeeded.
+    - POST and PATCH are never repeated blindly. After a lost response to a create, the client looks for the resource by
+      its name, and adopts the resource if this call made it. After a lost response to another change, the client reads
+      the resource. If the outcome stays unknown, `AmbiguousOutcomeError` is raised.
+    - After 429, or 503 with Retry-After, all requests of the limiter wait as long as the engine asks.
+    - Other error statuses are raised without a retry.
     """
 
     def __init__(
@@ -114,46 +115,49 @@ class TensorPool:
         max_response_bytes: int = LARGEST,
         handle_sigterm: bool = False,
     ) -> None:
-        """Make a client.
+        """Make a client. No connection is opened.
 
         Args:
-            api_key: The key; else `TENSORPOOL_KEY`, else the line `TENSORPOOL_KEY=…` of `.env` in the working directory.
-            base_url: The engine's address; else `TENSORPOOL_ENGINE`, else the public engine.
+            api_key: The API key; by default `TENSORPOOL_KEY` of the environment, else the line `TENSORPOOL_KEY=…` of
+                `.env` in the working directory.
+            base_url: The engine's address; by default `TENSORPOOL_ENGINE`, else the public engine.
             limiter: A limiter to share with other clients of the same key, such as a `RateLimiter`.
-            retry: How often and how soon requests are sent again.
+            retry: How often and how soon a request is sent again.
             polling: How often operations are polled.
             timeouts: How long one HTTP attempt may take, in seconds.
-            session: A session to use; it is not closed. Middlewares of its own are not used: there is one layer of
-                retries, and a middleware would be another. Where it has fewer connections than the limiter has slots,
-                waiting for one counts as connecting.
+            session: A session to use. It is not closed. Its middlewares are not called, since a middleware could add a
+                second layer of retries. If the session has fewer connections than the limiter has slots, the wait for
+                a connection counts as connecting.
             ssl: A TLS context, a fingerprint, or False to verify nothing.
-            proxy: The address of an HTTP proxy; without a scheme it is taken as `http://…`.
-            trust_env: Whether proxies are taken from the environment, if none is given: `https_proxy`, `http_proxy` and
-                `no_proxy`. An engine on this machine (loopback) is never reached over one.
+            proxy: The address of an HTTP proxy; the default scheme is `http://`.
+            trust_env: Whether a proxy is taken from the environment (`https_proxy`, `http_proxy`, `no_proxy`) if
+                `proxy` is None. An engine on a loopback address is never reached through such a proxy.
             allow_insecure: Whether the key may be sent over plain http to another machine.
-            journal: The path of a file in which every change is written down before it is sent, or another `Journal`;
-                see `recover`. Where it cannot be written, nothing is sent but what ends a cost on the way out. It can be shared by any number of processes of one account, and must not be by several
-                accounts: what another account's key cannot see counts as gone. It never holds the key.
-            on_event: A function, or a coroutine function, that is told what happens; or several of them. See
-                `tensorpool_async.events`. One that raises is counted and harms nothing, nor does a coroutine function
-                that is slow. A plain function is called in the middle of things, and has to be quick.
-            token_secret: What the tokens of operations are signed with (HMAC-SHA256), so that `operation` refuses a token
-                that this client, or another one with the same secret, has not made. A list is for a change of
-                secrets: the first one signs, all are believed. None signs nothing, and looks at no signature.
-            max_response_bytes: Bytes of an answer, decompressed, that are read at most: 64 MiB, for long lists. A larger one
-                is a `DecodeError`, and a poll is made again. For polls and changes it is never more than 4 MiB, and of
-                a refusal 64 KiB are read.
-            handle_sigterm: Whether SIGTERM, which Docker and Kubernetes send, does what Ctrl-C does while `async with` is
-                open: the main task is cancelled, and open blocks destroy what they have made; a second one cuts that
-                short. Without it SIGTERM ends the process at once, and leaves what its blocks have made. It is left to a
-                program or server that handles it already, such as uvicorn, and has no meaning outside of the main thread
-                or on Windows. What the signal did before is restored at the end.
+            journal: The path of a journal file, or another `Journal`. Every change is written to the journal before the
+                change is sent; see `recover`. If the journal cannot be written, a change raises `JournalError` and is not
+                sent; only deletions by cleanup code are sent nevertheless. The processes of one account may share a
+                journal. Several accounts must not: a resource that a key cannot see counts as deleted. The journal
+                never holds the key.
+            on_event: One or several functions or coroutine functions that are called with events; see
+                `tensorpool_async.events`. An exception of a listener is counted and has no other effect. A coroutine
+                function may be slow. A plain function runs inside the client's own code and must be quick.
+            token_secret: The secret that signs the tokens of operations (HMAC-SHA256). `operation` then refuses a token
+                without a valid signature. Pass a list to change the secret: the first one signs, all of them verify.
+                None signs nothing and verifies nothing.
+            max_response_bytes: The largest response that is read, in bytes after decompression. A larger response
+                raises `DecodeError`; a poll is repeated. Polls and changes read at most 4 MiB, error responses at most
+                64 KiB.
+            handle_sigterm: Whether SIGTERM (sent by Docker and Kubernetes) is handled like Ctrl-C while `async with` is
+                open: the main task is cancelled, and open blocks destroy what they made. A second SIGTERM interrupts
+                that cleanup. If it is False, SIGTERM ends the process without cleanup. A handler of the program or its
+                server, such as uvicorn, is left in place. The option has no effect outside the main thread and on
+                Windows. The previous handler is restored at the end.
 
         Raises:
             ConfigurationError: There is no key, the base URL or the proxy cannot be used, or a `token_secret` is empty.
             ValueError: `max_response_bytes` is not above 0.
         """
-        # An error may be shown with the variables of each frame: what is secret is wrapped before anything can go wrong.
+        # A traceback may show the variables of each frame, so secrets are wrapped before anything can raise.
         api_key, hidden = conceal(api_key), conceal(proxy)
         del proxy
         if max_response_bytes < 1:
@@ -162,41 +166,46 @@ class TensorPool:
         key = find_key(api_key)
         tokens = Tokens(token_secrets_of(token_secret))
         self._events = Dispatcher(on_event)
-        self._transport = Transport(
+        sessions = SessionManager(
             key=key,
             base_url=self._base_url,
-            limiter=limiter or RateLimiter(),
-            retry=retry or RetryPolicy(),
             timeouts=timeouts or Timeouts(),
             session=session,
             ssl=True if ssl is None else ssl,
             proxy=find_proxy(hidden, base_url=self._base_url, allow_insecure=allow_insecure),
             trust_env=trust_env,
+        )
+        self._transport = Transport(
+            sessions=sessions,
+            limiter=limiter or RateLimiter(),
+            retry=retry or RetryPolicy(),
             events=self._events,
             max_response_bytes=max_response_bytes,
         )
         self._poller = Poller(self._transport)
-        recorder = JournalRecorder(_journal_of(journal), self._base_url, self._transport)
-        self._submitter = Submitter(self._transport, self._poller, polling or PollPolicy(), recorder, tokens)
+        recorder = JournalRecorder[Operation[Any]](
+            _journal_of(journal), self._base_url, key=key, instrumentation=self._transport.instrumentation
+        )
+        self._executor = Executor(self._transport, self._poller, polling or PollPolicy(), recorder, tokens)
         self._key = key
         self._wants_sigterm = handle_sigterm
         self._end_of_handling: Callable[[], None] | None = None
 
-    # What follows is loaded when it is first asked for: hardly any program needs all of it.
+    # Each resource is imported at its first use, since hardly any program needs all of them.
 
     @cached_property
     def clusters(self) -> Clusters:
         """Clusters of GPUs."""
         from tensorpool_async.resources.clusters import Clusters
 
-        return Clusters(self._transport, self._submitter, self._reconciler)
+        return Clusters(self._transport, self._executor)
 
     @cached_property
     def storage(self) -> Storage:
         """Storage volumes."""
         from tensorpool_async.resources.storage import Storage
 
-        return Storage(self._transport, self._submitter, self._reconciler)
+        return Storage(self._transport, self._executor)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -204,7 +213,7 @@ class TensorPool:
         from tensorpool_async.resources.jobs import Jobs
         from tensorpool_async.transport.websocket import Sockets
 
-        return Jobs(self._transport, self._submitter, Sockets(self._transport, self._key), self._events)
+        return Jobs(self._transport, self._executor, Sockets(self._transport, self._key), self._events)
 
     @cached_property
     def object_storage(self) -> ObjectStorage:
@@ -215,7 +224,7 @@ class TensorPool:
 
     @cached_property
     def ssh(self) -> SSH:
-        """SSH keys, and how to log in."""
+        """SSH keys and login commands."""
         from tensorpool_async.resources.ssh import SSH
 
         return SSH(self._transport)
@@ -228,18 +237,10 @@ class TensorPool:
         return Account(self._transport)
 
     @cached_property
-    def _reconciler(self) -> Reconciler:
-        from tensorpool_async.operations.executor import Reconciler
-
-        return Reconciler(self._submitter)
-
-    @cached_property
     def _recovery(self) -> Recovery:
         from tensorpool_async.resources.recovery import Recovery
 
-        return Recovery(
-            self._submitter.recorder, self._submitter, self._reconciler, self.clusters, self.storage
-        )
+        return Recovery(self._executor.recorder, self._executor, self.clusters, self.storage)
 
     @property
     def base_url(self) -> str:
@@ -248,60 +249,60 @@ class TensorPool:
 
     @property
     def limiter(self) -> Limiter:
-        """The limiter, to share with another client of the same key."""
+        """The limiter. Pass it to other clients of the same key."""
         return self._transport.limiter
 
     @property
     def events(self) -> Dispatcher:
-        """What tells events to the client's listeners."""
+        """The dispatcher that delivers events to the client's listeners."""
         return self._events
 
     @property
     def closed(self) -> bool:
         """Whether the client was closed."""
-        return self._transport.closed
+        return self._transport.sessions.closed
 
     def operation(self, request_id_or_token: str, *, signed: bool = False) -> Operation[Any]:
-        """Go on with an operation that was begun before, in this process or another.
+        """Resume an operation that was started before, in this process or another one.
 
-        With a token, the operation's kind and resource are known at once. With a bare request id they are found out
-        from the engine, by the first poll.
+        A token holds the operation's kind and resource. For a bare request id, the first poll reads both from the
+        engine.
 
-        It is polled while somebody awaits it, iterates over its `updates()` or has added a callback, and at no other time,
-        so that a text that came from outside leaves nothing going. What this client has begun itself, and what
-        `recover` returns, is polled to its end.
+        The operation is polled only while a task awaits it, iterates over `updates()` or has added a callback, so that
+        an id from an untrusted source leaves no polling behind. Operations that this client started, and those that
+        `recover` returns, are polled to their end.
 
         Args:
-            request_id_or_token: The request id or the token. A client with a `token_secret` takes no token without its
-                signature. It still takes a request id, which says nothing but which request is asked about.
-            signed: Whether to take nothing but a signed token: for a text that comes from somebody else, such as the
-                user of a web page. It needs a `token_secret`.
+            request_id_or_token: The request id or the token. A client with a `token_secret` refuses a token without a
+                valid signature, and accepts a bare request id.
+            signed: Whether to accept only a signed token, for a value from an untrusted source such as a web page. It
+                requires a `token_secret`.
 
         Raises:
-            ConfigurationError: It is a token that is damaged, or of a newer version, or not signed as it should be.
+            ConfigurationError: The token is damaged, of a newer version, or lacks a valid signature.
         """
-        return self._submitter.resume(self._submitter.tokens.decode(request_id_or_token, signed=signed))
+        return self._executor.resume(self._executor.tokens.decode(request_id_or_token, signed=signed))
 
     @property
     def signs_tokens(self) -> bool:
-        """Whether the tokens of operations are signed: whether there is a `token_secret`."""
-        return self._submitter.tokens.signs
+        """Whether the client has a `token_secret`, and so signs the tokens of operations."""
+        return self._executor.tokens.signs
 
     def sign(self, request_id_or_token: str) -> str:
-        """Sign a token or a request id that comes from a place that you trust, such as a table of your own.
+        """Sign a token or a request id from a source that you trust, such as your own database.
 
         Raises:
-            ConfigurationError: It is damaged, or of a newer version, or has a signature that is not this client's; or there
-                is no `token_secret`.
+            ConfigurationError: The token is damaged, of a newer version, or signed with another secret; or the client
+                has no `token_secret`.
         """
-        tokens = self._submitter.tokens
+        tokens = self._executor.tokens
         if not tokens.signs:
-            raise ConfigurationError("there is nothing to sign with: make the client with token_secret=…")
+            raise ConfigurationError("the client has no token secret to sign with; pass token_secret=…")
         text = request_id_or_token.strip()
         return tokens.encode(tokens.decode(text) if text.startswith(SIGNED_PREFIX) else decode(text))
 
     async def recover(self) -> list[Operation[Any]]:
-        """Find again what was in flight when the processes that share this journal ended, and go on with it.
+        """Resume the operations that were in flight when other processes of this journal ended.
 
         ::
 
@@ -309,24 +310,24 @@ class TensorPool:
                 for operation in await tp.recover():
                     await operation
 
-        Operations that the engine had accepted are followed. A cluster or volume whose creation was sent and never
-        answered is looked for by its name, and adopted if that creation made it. What another living process holds is
-        left alone. Nothing is changed at the engine: what it never got is written off, with a warning in the log where it
-        was to destroy or to change something.
+        Operations that the engine accepted are polled. After a create without a response, the client looks for the
+        cluster or volume by its name, and adopts the resource if that create made it. Entries of other running
+        processes are left alone. Nothing is changed at the engine. A request that never reached the engine is closed
+        in the journal; if it was a deletion or another change, a warning is logged.
 
         Raises:
             ConfigurationError: The client has no journal.
             JournalError: The journal cannot be read or written.
-            AmbiguousOutcomeError: The engine could not be asked about some of them, or does not say enough. Nothing is
-                lost by that: the others are in its `.operations`, and it can be called again.
+            AmbiguousOutcomeError: The outcome of some entries is not known. They stay in the journal, and `recover` can
+                be called again. The operations of the other entries are in `.operations` of the error.
         """
         return await self._recovery.recover()
 
     async def leftovers(self, *, older: float = 0.0) -> list[Leftover]:
-        """List what was made as ephemeral, or with a `ttl` that is over, and outlived the process that made it.
+        """List the ephemeral resources, and those with an expired `ttl`, whose process has ended without deleting them.
 
         Args:
-            older: Seconds; only what was sent longer ago than this.
+            older: Only resources whose create was sent more than this many seconds ago.
 
         Raises:
             ConfigurationError: The client has no journal.
@@ -335,27 +336,27 @@ class TensorPool:
         return await self._recovery.leftovers(older=older)
 
     async def reap(self, leftover: Leftover) -> bool:
-        """Destroy something that `leftovers` has listed; False if another process was faster.
+        """Destroy a resource that `leftovers` listed. Return False if another process was faster.
 
-        A journal that can be read and not written does not prevent it; what is sent without an entry is logged.
+        If the journal can be read but not written, the resource is destroyed without an entry, and that is logged.
 
         Raises:
             JournalError: The journal cannot be read.
-            ConflictError: It is protected from deletion, or lastingly busy (409).
+            ConflictError: The resource is protected from deletion, or stays busy (409).
         """
         return await self._recovery.reap(leftover)
 
     async def journal_entries(self, *, ended: bool = False) -> list[JournalEntry]:
-        """Read the journal: what is in flight at this engine, of all processes that share it.
+        """Read the journal's entries for this engine that have not ended, of all processes that share the journal.
 
         Args:
-            ended: Whether to list what has ended as well.
+            ended: Whether to include entries that have ended.
 
         Raises:
             ConfigurationError: The client has no journal.
             JournalError: The journal cannot be read.
         """
-        journal = await self._submitter.recorder.opened()
+        journal = await self._executor.recorder.opened()
         return await journal.entries(self._base_url, ended=ended)
 
     def fleet(
@@ -367,7 +368,7 @@ class TensorPool:
         rollback_timeout: float = 3600.0,
         on_event: Callable[[FleetMemberChanged], object] | None = None,
     ) -> FleetSession:
-        """Work on a fleet of clusters: `plan`, `up`, `down` and `status`; or all or nothing, for a block.
+        """Manage a fleet of clusters with `plan`, `up`, `down` and `status`, or create it for an `async with` block.
 
         ::
 
@@ -376,15 +377,15 @@ class TensorPool:
 
         Args:
             fleet: The fleet, or the path of its file.
-            on_failure: What to do when a member fails while the block is entered: "rollback" destroys what the block has
-                made, "keep" destroys nothing; either raises `FleetError`.
-            min_ready: How many clusters must run for the block to run; None for all of them.
-            rollback_timeout: Seconds that destroying may take at the end of the block.
+            on_failure: What to do if a member fails while the block is entered. "rollback" destroys what the block made;
+                "keep" destroys nothing. Both raise `FleetError`.
+            min_ready: How many clusters must run before the body starts; None for all of them.
+            rollback_timeout: Seconds that the deletion at the end of the block may take.
             on_event: Called with each `FleetMemberChanged` of the block.
 
         Raises:
             FleetFileError: The file has a mistake.
-            ValueError: An option has no meaning, or not for this fleet.
+            ValueError: An option is invalid, or does not fit this fleet.
         """
         from tensorpool_async import fleet as fleets
 
@@ -398,26 +399,26 @@ class TensorPool:
         )
 
     async def health(self) -> Health:
-        """Ask whether the engine is well and takes this key (`POST /health`).
+        """Check that the engine is healthy and accepts the key (`POST /health`).
 
-        The engine may judge the version of this package as if it were that of its own command-line client.
+        The engine may compare the version of this package with the versions of its own command-line client.
 
         Raises:
             AuthenticationError: The key is wrong (401).
-            StatusError: The engine does not want this client.
+            StatusError: The engine rejects this client.
         """
         from tensorpool_async.resources.account import health_request
 
         return await self._transport.send(health_request())
 
     async def alive(self) -> Health:
-        """Ask whether the engine is there, whatever the key (`GET /healthz`)."""
+        """Check that the engine responds, without regard to the key (`GET /healthz`)."""
         from tensorpool_async.resources.account import alive_request
 
         return await self._transport.send(alive_request())
 
     def statistics(self) -> Statistics:
-        """Return what this client has done so far."""
+        """Return the counters of this client."""
         counters = self._transport.counters
         return Statistics(
             requests=counters.requests,
@@ -430,15 +431,15 @@ class TensorPool:
         )
 
     async def aclose(self) -> None:
-        """Stop polling and close the session. Operations go on at the engine; who waits for one is told so."""
+        """Stop polling and close the session. Operations continue at the engine; waits for them raise `OperationError`."""
         try:
             await self._poller.aclose()
-        finally:  # also where the caller is cancelled: no session stays open
+        finally:  # the session is closed even if the caller is cancelled
             try:
-                await self._transport.aclose()
+                await self._transport.sessions.aclose()
             finally:
                 try:
-                    await self._submitter.recorder.aclose()
+                    await self._executor.recorder.aclose()
                 finally:
                     await self._events.aclose()
 
@@ -461,8 +462,8 @@ class TensorPool:
                 self._end_of_handling = None
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_submitter"):
-            return "<TensorPool, not complete>"  # as a traceback shows it whose error is one of the configuration
+        if not hasattr(self, "_executor"):
+            return "<TensorPool, not complete>"  # a traceback of a ConfigurationError may show it
         state = "closed" if self.closed else f"{len(self._poller)} operations in flight"
         return f"<TensorPool {self._base_url}, {state}>"
 

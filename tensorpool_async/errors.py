@@ -1,78 +1,123 @@
-"""What can go wrong, by what it means for the caller.
+"""The exceptions of this package, named by what they mean to the caller.
 
 ::
 
     TensorPoolError
-    ├── ConfigurationError        no key, an unusable base URL, a fleet file with a mistake: nothing was sent
-    │   └── FleetFileError        with the path, the line and the key of the file
-    ├── WrongEventLoopError       a client used on another event loop than that of its first use
-    ├── ConnectionFailed          no answer; `.sent` says whether the engine may have seen the request
-    │   ├── RequestTimeout        no answer in time
-    │   └── LimiterUnavailable    the limiter shared with other processes cannot be used: nothing was sent
-    ├── StatusError               the engine's answer was a refusal
+    ├── ConfigurationError        no key, an unusable base URL, an invalid fleet file; nothing was sent
+    │   └── FleetFileError        with the path, line and key of the mistake
+    ├── WrongEventLoopError       an object was used on another event loop than its first one
+    ├── ConnectionFailed          no response; `.sent` tells whether the engine may have received the request
+    │   ├── RequestTimeout        no response in time
+    │   └── LimiterUnavailable    a limiter shared with other processes cannot be used; nothing was sent
+    ├── StatusError               the engine answered with an error status
     │   ├── BadRequest            400
     │   ├── AuthenticationError   401: the key is missing, wrong or revoked
     │   ├── InsufficientBalance   402
-    │   ├── PermissionDenied      403: a valid key that may not do this
+    │   ├── PermissionDenied      403: the key is valid but lacks the permission
     │   ├── NotFound              404, 410
-    │   ├── ConflictError         409: a name that is taken, deletion protection, a change in progress
+    │   ├── ConflictError         409: the name is taken, deletion protection is on, or a change is in progress
     │   ├── ValidationError       422
     │   ├── RateLimited           429, with `.retry_after` in seconds
     │   └── ServerError           5xx
-    ├── DecodeError               an answer that says success and cannot be read
-    ├── OperationError            the end of a wait for an operation
+    ├── DecodeError               a success response that cannot be decoded
+    ├── OperationError            a wait for an operation ended without its result
     │   ├── OperationFailed       the engine ended the operation as FAILED
-    │   └── OperationTimeout      the caller's timeout ended the wait; the operation lives on (also a TimeoutError)
-    ├── AmbiguousOutcomeError     a change was sent, its answer was lost, and whether it was made is not known
-    ├── JournalError              the journal cannot be read or written, so nothing was sent
+    │   └── OperationTimeout      the caller's timeout ended the wait; the operation continues (also a TimeoutError)
+    ├── AmbiguousOutcomeError     a change was sent, its response was lost, and its outcome is unknown
+    ├── JournalError              the journal cannot be read or written; nothing was sent
     ├── CommandRefused            the engine asked for a command that the caller's policy does not allow
-    ├── PathRefused               the engine named a file outside of the folder that it is meant for
-    ├── StreamError               the end of a job's stream before its last word; `.retryable` says what to do
+    ├── PathRefused               the engine named a file outside the target folder
+    ├── StreamError               a job's stream ended before its last message
     ├── FleetError                members of a fleet failed (also an ExceptionGroup)
     └── BudgetExceeded            a fleet would cost more per hour than its `max_hourly_cost`
 
-Every error that has to do with an operation carries it as `.operation`, and its token as `.token`, so that a failed wait
-never loses what it waited for. No error ever holds the API key.
+Every error has `.retryable` and `.retry_after` (see `TensorPoolError`). Every error about an operation carries the
+operation as `.operation` and the operation's token as `.token`, so that a failed wait can be resumed. No error holds
+the API key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from os import PathLike, fspath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from tensorpool_async.texts import clean
 
 
-if TYPE_CHECKING:
-    from tensorpool_async.operations.operation import Operation
-
-
 UNPICKLED = frozenset({"operation", "operations"})
-"""Attributes that are bound to a client, and so belong to its process."""
+"""Attributes that are left out of a pickle, since they are bound to a client of this process."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
+RETRYABLE_REFUSALS = frozenset({408, 429})
+
+
+class OperationHandle(Protocol):
+    """The part of `Operation` that `TensorPoolError.operation` offers."""
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of the operation, such as `CLUSTER_CLAIM`."""
+        ...
+
+    @property
+    def resource_id(self) -> str | None:
+        """The id of the resource that the operation changes."""
+        ...
+
+    @property
+    def request_id(self) -> str | None:
+        """The engine's id of the request."""
+        ...
+
+    @property
+    def token(self) -> str:
+        """A string without secrets; `TensorPool.operation(token)` resumes the operation in any process."""
+        ...
+
+    def done(self) -> bool:
+        """Whether the operation has ended."""
+        ...
+
+    def explain(self) -> str:
+        """Summarize the history of the operation in a few lines."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the operation to end and return its result."""
+        ...
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait at most `timeout` seconds for the operation to end and return its result."""
+        ...
+
 
 class TensorPoolError(Exception):
-    """The base of every error that this package raises on purpose.
+    """The base class of every error that this package raises on purpose.
 
     Attributes:
-        operation: The operation that this error belongs to, if there is one. An operation is bound to its client, so
-            an error that was pickled has None here and still has the `token`.
-        token: The token of that operation: `TensorPool.operation(token)` goes on with it, also in another process.
+        operation: The operation that the error is about, or None. A pickle leaves the operation out, since an
+            operation is bound to its client; the `token` is kept.
+        token: The token of that operation. `TensorPool.operation(token)` resumes the operation, also in another process.
+        retryable: Whether the same call, repeated unchanged after a pause, may succeed and does nothing twice. It is
+            False where a repeated call could do something twice (`AmbiguousOutcomeError`, `OperationTimeout`), where
+            something has to be corrected first, and where the engine's answer is final.
+        retry_after: Seconds to wait before the call is repeated, as the engine asked; None where the engine named none.
     """
 
-    operation: Operation[Any] | None = None
+    operation: OperationHandle | None = None
     token: str | None = None
+    retryable: bool = False
+    retry_after: float | None = None
 
     def __str__(self) -> str:
-        # It may quote the engine, and ends in logs and on terminals. `args` and `body` have the text as it came.
+        # The message may quote the engine and is printed in logs and terminals. `args` and `body` hold the raw text.
         return clean(super().__str__())
 
-    def bind(self, operation: Operation[Any]) -> Self:
-        """Note which operation this error belongs to, and return the error."""
+    def bind(self, operation: OperationHandle) -> Self:
+        """Set `operation` and `token`, and return the error."""
         self.operation = operation
         self.token = operation.token
         return self
@@ -85,25 +130,23 @@ class TensorPoolError(Exception):
 
 
 def _rebuild(kind: type[TensorPoolError], args: tuple[Any, ...]) -> TensorPoolError:
-    # The state that follows restores every attribute, so the constructor's own signature need not be met.
+    # Unpickling then restores every attribute, so __init__ is not called.
     error = kind.__new__(kind, *args)
-    error.args = (
-        args  # OSError's __new__, behind TimeoutError, leaves them to an __init__ that is not called here
-    )
+    error.args = args  # OSError.__new__, a base of TimeoutError, leaves `args` to __init__
     return error
 
 
 class ConfigurationError(TensorPoolError):
-    """The client cannot work with what it was given. Nothing was sent."""
+    """The configuration cannot be used. Nothing was sent."""
 
 
 class FleetFileError(ConfigurationError):
     """A fleet file has a mistake.
 
     Attributes:
-        path: The file.
-        line: The line of the mistake, counted from 1, where it is known.
-        key: The dotted key, such as `clusters.trainer.count`, where there is one.
+        path: The path of the file.
+        line: The line of the mistake, counted from 1; None where it is not known.
+        key: The dotted key, such as `clusters.trainer.count`; None where the mistake belongs to no key.
     """
 
     def __init__(
@@ -117,35 +160,36 @@ class FleetFileError(ConfigurationError):
 
 
 class WrongEventLoopError(TensorPoolError):
-    """A client, a limiter or an operation was used on another event loop than that of its first use."""
+    """A client, limiter or operation was used on another event loop than the one of its first use."""
 
 
 class ConnectionFailed(TensorPoolError):
-    """The engine gave no answer.
+    """The engine gave no response. It is retryable unless `permanent` is set.
 
     Attributes:
-        sent: Whether the engine may have received the request. False only where that is certain, since nothing of any
-            attempt was written to a connection: an address that was not found, a connection that was refused or not made in
-            time, a proxy or a session that cannot be used.
-        permanent: Whether trying again cannot help, as with a TLS certificate that is not trusted.
+        sent: Whether the engine may have received the request. It is False only where no attempt wrote anything to a
+            connection: the address was not found, the connection was refused or not made in time, or the proxy or the
+            session cannot be used.
+        permanent: Whether the cause lasts, such as a TLS certificate that is not trusted.
     """
 
     def __init__(self, message: str, *, sent: bool = True, permanent: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
         self.permanent = permanent
+        self.retryable: bool = not permanent
 
 
 class RequestTimeout(ConnectionFailed, TimeoutError):
-    """The engine gave no answer in time (see `Timeouts`)."""
+    """The engine gave no response in time (see `Timeouts`)."""
 
 
 class LimiterUnavailable(ConnectionFailed):
-    """The rate limit that is shared with other processes cannot be used, or its limiter is closed. Nothing was sent.
+    """A limiter shared with other processes cannot be used, or the limiter is closed. Nothing was sent.
 
     Attributes:
         sent: Always False.
-        permanent: Whether trying again cannot help, as with a wrong password.
+        permanent: Whether the cause lasts, such as a wrong password or a closed limiter.
     """
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
@@ -153,19 +197,16 @@ class LimiterUnavailable(ConnectionFailed):
 
 
 class StatusError(TensorPoolError):
-    """The engine answered, and its answer is a refusal.
+    """The engine answered with an error status. It is retryable for 408, 429 and 5xx.
 
     Attributes:
         status: The HTTP status.
-        message: What the engine says, as a sentence for a person.
-        body: The whole body: the decoded JSON, or the text where it is none.
-        headers: The headers of the answer.
+        message: The engine's message for a person.
+        body: The whole body: the decoded JSON, or the text where the body is not JSON.
+        headers: The headers of the response.
         method: The method of the request.
         path: The path of the request.
-        retry_after: Seconds until the engine wants to be asked again, or None where it did not say.
     """
-
-    retry_after: float | None = None
 
     def __init__(
         self,
@@ -185,6 +226,7 @@ class StatusError(TensorPoolError):
         self.headers: dict[str, str] = dict(headers)
         self.method = method
         self.path = path
+        self.retryable: bool = status in RETRYABLE_REFUSALS or status >= 500
 
     by_status: ClassVar[dict[int, type[StatusError]]] = {}
 
@@ -194,7 +236,7 @@ class StatusError(TensorPoolError):
 
 
 class BadRequest(StatusError, status=400):
-    """400: the engine could not make sense of the request."""
+    """400: the engine rejected the request as malformed."""
 
 
 class AuthenticationError(StatusError, status=401):
@@ -202,62 +244,65 @@ class AuthenticationError(StatusError, status=401):
 
 
 class InsufficientBalance(StatusError, status=402):
-    """402: the balance does not cover what was asked for."""
+    """402: the balance does not cover the request."""
 
 
 class PermissionDenied(StatusError, status=403):
-    """403: the key is valid, and may not do this."""
+    """403: the key is valid but lacks the permission."""
 
 
 class NotFound(StatusError, status=404):
-    """404 or 410: there is no such object, or it is no longer there."""
+    """404 or 410: the object does not exist, or no longer exists."""
 
 
 StatusError.by_status[410] = NotFound
 
 
 class ConflictError(StatusError, status=409):
-    """409: refused in the present state: a name that is taken, deletion protection, a change in progress."""
+    """409: the state of the resource forbids the request: the name is taken, deletion protection is on, or a change is in progress."""
 
 
 class ValidationError(StatusError, status=422):
-    """422: a value that the engine does not accept; the message names the field."""
+    """422: the engine does not accept a value; the message names the field."""
 
 
 class RateLimited(StatusError, status=429):
-    """429: too many requests, also after waiting as often as the retry policy allows; see `retry_after`.
+    """429: too many requests, and the retries that `RetryPolicy` allows are used up.
 
-    It is raised at once where `retry_after` is longer than `RetryPolicy.longest_pause`.
+    It is raised without a retry where `retry_after` is longer than `RetryPolicy.longest_pause`.
     """
 
 
 class ServerError(StatusError):
-    """5xx: the engine, or something in front of it, failed."""
+    """5xx: the engine, or a proxy in front of it, failed."""
 
 
 class DecodeError(TensorPoolError):
-    """An answer says success, and cannot be read: no JSON, cut off, too large, or without what it must hold.
+    """A success response cannot be decoded: it is not JSON, truncated, too large, or lacks a required field.
+
+    It is retryable unless `too_large` is set, since the response may have been damaged on its way.
 
     Attributes:
         path: The path of the request.
-        too_large: Whether it is larger than `TensorPool(max_response_bytes=…)`; it is not asked for again.
+        too_large: Whether the response is larger than `TensorPool(max_response_bytes=…)`. It is not requested again.
     """
 
     def __init__(self, message: str, *, path: str = "", too_large: bool = False) -> None:
         super().__init__(f"{message} ({path})" if path else message)
         self.path = path
         self.too_large = too_large
+        self.retryable: bool = not too_large
 
 
 class OperationError(TensorPoolError):
-    """A wait for an operation ended without its result; `.operation` and `.token` say which, and how to go on."""
+    """A wait for an operation ended without its result. `.operation` and `.token` identify the operation."""
 
 
 class OperationFailed(OperationError):
     """The engine ended the operation as FAILED.
 
     Attributes:
-        message: The reason that the engine gives (its `external_message`).
+        message: The engine's reason (`external_message`).
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -266,20 +311,26 @@ class OperationFailed(OperationError):
 
 
 class OperationTimeout(OperationError, TimeoutError):
-    """The timeout of a wait ran out. The operation lives on and can be awaited again."""
+    """The timeout of a wait ran out. The operation continues, and `.operation` can be awaited again.
+
+    It is not retryable: to repeat the call that started the operation would start another one.
+    """
 
 
 class AmbiguousOutcomeError(TensorPoolError):
-    """A change was sent and its answer was lost: the engine may have made it, or not.
+    """A change was sent and its response was lost: the engine may have made the change, or not.
+
+    It is not retryable, since a repeated call could make the change twice. Look for the resource first, by `name` or
+    with `TensorPool.recover`.
 
     Attributes:
-        name: The name that the resource has if it was made.
+        name: The name of the resource, if the change made it.
         method: The method of the request.
         path: The path of the request.
-        operations: From `TensorPool.recover`: the operations that were found all the same; not kept by pickle.
+        operations: From `TensorPool.recover`: the operations that were found nevertheless. A pickle leaves them out.
     """
 
-    operations: tuple[Operation[Any], ...] = ()
+    operations: tuple[OperationHandle, ...] = ()
 
     def __init__(self, message: str, *, name: str | None = None, method: str = "", path: str = "") -> None:
         super().__init__(message)
@@ -289,11 +340,11 @@ class AmbiguousOutcomeError(TensorPoolError):
 
 
 class JournalError(TensorPoolError):
-    """The journal cannot be read or written. What was to be noted in it was not sent, unless it ends a cost on the way out.
+    """The journal cannot be read or written. The change was not sent, unless it was a deletion of cleanup code.
 
     Attributes:
-        path: The file.
-        problem: What is wrong with it.
+        path: The path of the journal.
+        problem: What is wrong with the journal.
         advice: What to do about it.
     """
 
@@ -304,19 +355,19 @@ class JournalError(TensorPoolError):
         self.advice = advice
 
     def again(self) -> Self:
-        """Make the same error for one more caller, so that no two share a traceback."""
+        """Return a copy for another caller, so that no two callers share a traceback."""
         return type(self)(self.path, self.problem, self.advice)
 
 
 class CommandRefused(TensorPoolError):
-    """The engine asked for a command to be run here that the policy does not allow; it was not run."""
+    """The engine asked for a local command that the policy does not allow. The command was not run."""
 
 
 class PathRefused(TensorPoolError):
-    """The engine named a file that would leave the folder that it is meant for, or a link leads it out; it was not written.
+    """The path of a file that the engine named leads outside the target folder, also through a link. It was not written.
 
     Attributes:
-        name: The file's name, as the engine gave it.
+        name: The name of the file, as the engine gave it.
     """
 
     def __init__(self, message: str, *, name: str) -> None:
@@ -325,11 +376,12 @@ class PathRefused(TensorPoolError):
 
 
 class StreamError(TensorPoolError):
-    """A WebSocket ended before its last word.
+    """A WebSocket ended before its last message. It is retryable where the connection was lost, not refused.
+
+    A push whose connection was lost may have started its job: look at `tp.jobs.list()` before it is repeated.
 
     Attributes:
-        code: The code that it was closed with; 1006 where the connection was lost, None where the engine said `error`.
-        retryable: Whether trying again may help: the connection was lost, not refused.
+        code: The close code; 1006 where the connection was lost, None where the engine sent an `error` message.
     """
 
     def __init__(self, message: str, *, code: int | None = None, retryable: bool = False) -> None:
@@ -341,8 +393,10 @@ class StreamError(TensorPoolError):
 class FleetError(TensorPoolError, ExceptionGroup[Exception]):
     """Members of a fleet failed; `.exceptions` holds one error for each of them.
 
+    It is retryable where all of its exceptions are; `retry_after` is the longest of theirs.
+
     Attributes:
-        members: What became of each member, by name, also of those that are well.
+        members: The state of every member by name, including the healthy ones.
     """
 
     members: Mapping[str, str]
@@ -352,27 +406,30 @@ class FleetError(TensorPoolError, ExceptionGroup[Exception]):
     ) -> Self:
         group = super().__new__(cls, message, exceptions)
         group.members = dict(members or {})
+        group.retryable = all(isinstance(one, TensorPoolError) and one.retryable for one in exceptions)
+        pauses = [one.retry_after for one in exceptions if isinstance(one, TensorPoolError)]
+        group.retry_after = max((pause for pause in pauses if pause is not None), default=None)
         return group
 
     def __init__(
         self,
         message: str,
         exceptions: Sequence[Exception],
-        members: Mapping[str, str] | None = None,  # noqa: ARG002 - __new__ has kept them
+        members: Mapping[str, str] | None = None,  # noqa: ARG002 - __new__ stores them
     ) -> None:
         super().__init__(message, exceptions)
 
     def derive(self, excs: Sequence[Exception]) -> FleetError:  # type: ignore[override]
-        """Make a group of some of the errors, as `split` and `except*` ask for."""
+        """Return a group of some of the exceptions, for `split` and `except*`."""
         return FleetError(self.message, excs, self.members)
 
 
 class BudgetExceeded(TensorPoolError):
-    """What was asked for would cost more than allowed; nothing was created.
+    """The request would cost more than its limit. Nothing was created.
 
     Attributes:
-        hourly_cost: What it would cost, in USD per hour; None where the engine names no price.
-        limit: What is allowed, in USD per hour.
+        hourly_cost: The cost in USD per hour; None where the engine names no price.
+        limit: The limit in USD per hour.
     """
 
     def __init__(self, message: str, *, hourly_cost: float | None, limit: float) -> None:

@@ -301,7 +301,7 @@ def problem_of(error: TensorPoolError, *, engine_messages: bool = False) -> Prob
         error=type(error).__name__,
         detail=detail,
         members=_members_of(error, engine_messages=engine_messages),
-        retry_after=error.retry_after if isinstance(error, StatusError) else None,
+        retry_after=error.retry_after,
     )
 
 

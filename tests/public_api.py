@@ -41,8 +41,6 @@ PUBLIC_MODULES = (
     "tensorpool_async.testing",
 )
 INTERNAL = {
-    "tensorpool_async.events.LONGEST_QUEUE",
-    "tensorpool_async.events.logger",
     "tensorpool_async.fastapi.logger",
     "tensorpool_async.otel.logger",
 }

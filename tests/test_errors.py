@@ -110,8 +110,9 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_the_drawn_statuses_are_the_real_ones() -> None:
-    drawn = re.findall(r"── (\w+) +(\d{3})\b", errors.__doc__ or "")
-    assert {(kind.__name__, str(status)) for status, kind in StatusError.by_status.items()} == set(drawn)
+    lines = re.findall(r"── (\w+) +(\d{3}(?:, \d{3})*)\b", errors.__doc__ or "")
+    drawn = {(name, status) for name, statuses in lines for status in statuses.split(", ")}
+    assert {(kind.__name__, str(status)) for status, kind in StatusError.by_status.items()} == drawn
 
 
 # Section 8 of the design.
@@ -188,6 +189,61 @@ def test_what_was_sent_is_uncertain_unless_it_is_known() -> None:
     assert not ConnectionFailed("lost").permanent
     assert not LimiterUnavailable("gone").sent
     assert LimiterUnavailable("a wrong password", permanent=True).permanent
+
+
+RETRYABLE = [
+    (errors.ConfigurationError("no key"), False),
+    (FleetFileError("must be above 0"), False),
+    (errors.WrongEventLoopError("another loop"), False),
+    (ConnectionFailed("lost"), True),
+    (ConnectionFailed("refused", sent=False), True),
+    (ConnectionFailed("not trusted", permanent=True), False),
+    (RequestTimeout("no response"), True),
+    (LimiterUnavailable("no connection"), True),
+    (LimiterUnavailable("a wrong password", permanent=True), False),
+    *[(StatusError(status, "no"), status in {408, 429}) for status in (302, 408, 418, 425, 429, 451)],
+    *[
+        (kind(status, "no"), status == 429)
+        for status, kind in StatusError.by_status.items()
+        if kind is not errors.ServerError
+    ],
+    *[(errors.ServerError(status, "no"), True) for status in (500, 501, 502, 503, 504, 524, 599)],
+    (DecodeError("cut off"), True),
+    (DecodeError("larger than 64 MiB", too_large=True), False),
+    (errors.OperationError("closed"), False),
+    (OperationFailed("no capacity"), False),
+    (OperationTimeout("late"), False),
+    (errors.AmbiguousOutcomeError("lost"), False),
+    (errors.JournalError("journal.db", "is full", "free space"), False),
+    (errors.CommandRefused("rm"), False),
+    (errors.PathRefused("outside", name="../x"), False),
+    (errors.StreamError("refused", code=1008), False),
+    (errors.StreamError("lost", code=1006, retryable=True), True),
+    (FleetError("both", [ConnectionFailed("lost"), errors.ServerError(500, "no")]), True),
+    (FleetError("one", [ConnectionFailed("lost"), NotFound(404, "gone")]), False),
+    (FleetError("foreign", [ConnectionFailed("lost"), ValueError("not ours")]), False),
+    (errors.BudgetExceeded("too much", hourly_cost=9.0, limit=1.0), False),
+]
+"""What may succeed when the same call is repeated unchanged."""
+
+
+def test_the_table_of_what_is_retryable_has_every_error() -> None:
+    assert {type(error) for error, _ in RETRYABLE} == {*EVERY_ERROR} - {TensorPoolError}
+
+
+@pytest.mark.parametrize(("error", "retryable"), RETRYABLE, ids=repr)
+def test_what_is_retryable(error: TensorPoolError, retryable: bool) -> None:
+    assert error.retryable is retryable
+    assert error.retry_after is None
+    assert pickled(error).retryable is retryable
+
+
+def test_a_fleet_waits_as_long_as_its_most_patient_member() -> None:
+    limited, down = errors.RateLimited(429, "slow down"), errors.ServerError(503, "down")
+    limited.retry_after, down.retry_after = 2.0, 30.0
+    error = FleetError("both", [limited, down, ConnectionFailed("lost")])
+    assert (error.retryable, error.retry_after) == (True, 30.0)
+    assert pickled(error).retry_after == 30.0
 
 
 def test_a_refusal_keeps_everything() -> None:

@@ -22,12 +22,11 @@ from tensorpool_async import (
     RateLimiter,
     RetryPolicy,
     TensorPool,
-    bookkeeping,
 )
 from tensorpool_async.emulator import Emulator
 from tensorpool_async.events import ChangeUnrecorded, RequestSent
 from tensorpool_async.fleet import ClusterGroup, Fleet, VolumeGroup
-from tensorpool_async.journal import EntryState, JournalEntry, SQLiteJournal
+from tensorpool_async.journal import EntryState, JournalEntry, SQLiteJournal, recorder
 from tensorpool_async.resources import recovery
 
 
@@ -46,7 +45,7 @@ Break: TypeAlias = "Callable[[Path], object]"
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bookkeeping, "EXIT_PATIENCE", PATIENCE)
+    monkeypatch.setattr(recorder, "EXIT_PATIENCE", PATIENCE)
 
 
 @pytest.fixture
@@ -159,6 +158,17 @@ async def test_the_block_of_a_fleet_leaves_neither_clusters_nor_volumes(
                 break_(path)
         nothing_is_left(engine)
     assert len(errors_of(caplog)) == (break_ is not None)
+
+
+async def test_a_volume_is_detached_from_a_cluster_that_stays(engine: Emulator, path: Path) -> None:
+    async with client(engine, path) as tp:
+        await tp.fleet(Fleet(WHOLE.name, WHOLE.clusters)).up()
+        async with tp.fleet(WHOLE) as members:
+            (volume,) = members.volumes.values()
+            assert len(volume.attached_clusters) == 2
+            remove(path)
+        assert len(engine.record.living) == 2
+    assert [str(one.status) for one in engine.volumes.values()] in ([], ["DESTROYED"])
 
 
 async def test_a_fleet_whose_journal_fails_on_the_way_up_is_rolled_back(engine: Emulator, path: Path) -> None:

@@ -25,7 +25,7 @@ from tensorpool_async import (
     TensorPoolError,
 )
 from tensorpool_async.events import BytesPulled
-from tensorpool_async.resources import placing
+from tensorpool_async.resources import download_folder
 from tests.support.scripted import ScriptedEngine
 
 
@@ -420,7 +420,7 @@ async def test_a_name_that_cannot_be_held_stops_no_other(
 @pytest.fixture(params=["by descriptor", "by path"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test as on Linux, and as where no descriptor of a folder can be had."""
-    monkeypatch.setattr(placing, "BY_DESCRIPTOR", request.param == "by descriptor")
+    monkeypatch.setattr(download_folder, "BY_DESCRIPTOR", request.param == "by descriptor")
     return str(request.param)
 
 

@@ -257,10 +257,10 @@ def test_markers_and_options_are_documented(run_sync: Run) -> None:
     result.stdout.fnmatch_lines(["@pytest.mark.tensorpool_emulator*", "", "@pytest.mark.tensorpool_fault*"])
 
 
-def test_pytest_starts_without_the_package(tmp_path: Path) -> None:
+def test_pytest_starts_without_aiohttp(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import sys, json\ndef test_it():\n"
-        "    print(json.dumps([name for name in ('tensorpool_async', 'aiohttp') if name in sys.modules]))\n"
+        "    print(json.dumps([name for name in ('aiohttp', 'attrs', 'tensorpool_async.client') if name in sys.modules]))\n"
     )
     result = subprocess.run(
         [

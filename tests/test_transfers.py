@@ -19,7 +19,7 @@ from tensorpool_async.protocol.commands import refuse_all, transfers_only
 from tensorpool_async.protocol.transfers import Direction
 from tensorpool_async.resources import ssh_files
 from tensorpool_async.resources.commands import CommandRunner, excluded_rules
-from tensorpool_async.resources.staging import Staging
+from tensorpool_async.resources.staging_directory import StagingDirectory
 from tensorpool_async.resources.subprocesses import CommandResult
 from tests.resources.test_resources_jobs import pushing
 from tests.support.decoys import Decoys
@@ -516,7 +516,7 @@ def test_links_are_put_into_place_only_where_they_stay_inside(tmp_path: Path) ->
     target = tmp_path / "target"
     (target / "deep").mkdir(parents=True)
     (target / "mine").symlink_to(tmp_path)
-    staging = Staging(target, target / ".staging")
+    staging = StagingDirectory(target, target / ".staging")
     assert staging.make(LocalPath(())) == ".."
     inner = staging.path / "deep"
     inner.mkdir()

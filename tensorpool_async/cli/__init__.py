@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from tensorpool_async.cli.exit_codes import ExitCode
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-"""The exit codes; a command that was interrupted by SIGTERM returns `INTERRUPTED`, and the process ends with `TERMINATED`."""
 
 _EXTRA = frozenset({"cyclopts", "rich"})
 
@@ -16,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     Args:
-        arguments: The words after `tpa`; None takes those of the process.
+        arguments: The arguments after `tpa`; None takes those of the process.
     """
     try:
         from tensorpool_async.cli.app import run
@@ -24,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         sys.stderr.write('tpa needs cyclopts and rich: pip install "tensorpool-async[cli]"\n')
-        return FAILED
+        return ExitCode.FAILURE
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
-        return INTERRUPTED  # before there was anything to give an account of
+        return ExitCode.INTERRUPTED  # while modules were imported: no command has started

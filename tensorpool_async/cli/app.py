@@ -1,7 +1,8 @@
-"""The command line: names, options, help."""
+"""The command line: commands, options and their help."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,34 +10,26 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, validators
 
-from tensorpool_async.cli import (
-    DONE,
-    WRONG_USAGE,
-    clusters,
-    destroying,
-    fleets,
-    listing,
-    reaping,
-    recovering,
-    watching,
-)
-from tensorpool_async.cli.durations import parse_duration
-from tensorpool_async.cli.journals import JOURNAL_VARIABLE, existing_journal, named_journal
-from tensorpool_async.cli.printing import say, show, without_colour
-from tensorpool_async.cli.running import run as run_coroutine
+from tensorpool_async.cli import output
+from tensorpool_async.cli.commands import clusters, fleets
+from tensorpool_async.cli.commands import journal as journal_commands
+from tensorpool_async.cli.commands.watch import watch as watch_target
+from tensorpool_async.cli.exit_codes import ExitCode
+from tensorpool_async.cli.journal_file import JOURNAL_VARIABLE, existing_journal_path, journal_path
+from tensorpool_async.cli.runner import run_command
 from tensorpool_async.fleet import load
 from tensorpool_async.version import VERSION
 
 
-HELP = """Provision GPU clusters at TensorPool, many side by side.
+HELP = """Provision many GPU clusters at TensorPool concurrently.
 
-- The key is read from TENSORPOOL_KEY, or from the line TENSORPOOL_KEY=… of a file .env in the working directory.
-- TENSORPOOL_ENGINE names another engine, such as one of `tpa emulator`.
-- TENSORPOOL_JOURNAL names the journal: changes are written down there before they are sent, so that a crash loses
-  nothing.
-- NO_COLOR takes the colours away.
+- TENSORPOOL_KEY is the API key. It can also be the line TENSORPOOL_KEY=… of the file .env in the working directory.
+- TENSORPOOL_ENGINE is the address of another engine, such as the one of `tpa emulator`.
+- TENSORPOOL_JOURNAL is the path of the journal. Each change is recorded there before it is sent, so that it can be
+  recovered after a crash.
+- NO_COLOR turns colours off.
 
-Exit codes: 0 done, 1 something failed, 2 wrong usage or file, 130 interrupted by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 success, 1 failure, 2 wrong usage or file, 130 interrupted by Ctrl-C, 143 interrupted by SIGTERM.
 
 Example: tpa up fleet.toml --emulate
 """
@@ -59,34 +52,54 @@ app["--help"].group = HELPERS
 app["--version"].group = HELPERS
 
 SPEED = 60.0
-"""How many times as fast as the engine an emulator is."""
+"""How many times as fast as the engine the emulator is."""
+
+UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+MAX_DURATION = 3650 * UNIT_SECONDS["d"]
+"""Seconds. A longer duration is taken for a typing error."""
+_DURATION = re.compile(r"(?P<count>[0-9]+(?:\.[0-9]+)?)(?P<unit>[smhd])", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Parse a duration such as 90s, 30m, 2h or 1d, and return its seconds.
+
+    Raises:
+        ValueError: The text is not a duration.
+    """
+    match = _DURATION.fullmatch(text.strip().lower())
+    seconds = float(match["count"]) * UNIT_SECONDS[match["unit"]] if match else -1.0
+    if not 0.0 <= seconds <= MAX_DURATION:
+        raise ValueError(f"{text!r} is not a duration; use one like 90s, 30m, 2h or 1d")
+    return seconds
+
+
+def _duration(_: type, tokens: Sequence[Token]) -> float:
+    return parse_duration("".join(token.value for token in tokens))
+
 
 File = Annotated[Path, Parameter(help="The fleet file.")]
-Json = Annotated[bool, Parameter(name="--json", help="Print a JSON document in place of a table.")]
+Json = Annotated[bool, Parameter(name="--json", help="Print JSON instead of text.")]
 AboveZero: validators.Number = validators.Number(gt=0, lt=1e9)
 Speed = Annotated[
     float, Parameter(help="How many times as fast as the engine the emulator is.", validator=AboveZero)
 ]
 Journal = Annotated[
     Path | None,
-    Parameter(help=f"The journal's file; {JOURNAL_VARIABLE} in the environment names it as well."),
+    Parameter(help=f"The file of the journal; without this option, {JOURNAL_VARIABLE} names it."),
 ]
-
-
-def _duration(_: type, words: Sequence[Token]) -> float:
-    return parse_duration("".join(word.value for word in words))
+Yes = Annotated[bool, Parameter(alias="-y", help="Destroy without asking.")]
 
 
 @app.command(group=FLEETS)
 def plan(file: File, /, *, json: Json = False) -> int:
-    """Show what `up` would do and what it would cost. Nothing is changed.
+    """Show what `tpa up` would do and what it would cost. Nothing is changed.
 
     With --json: fleet, members, surplus (each: name, group, action, instance_type, num_nodes, hourly_rate, id,
     status, problem), hourly_cost_now, hourly_cost_after, max_hourly_cost, refusal.
 
     Example: tpa plan fleet.toml
     """
-    return run_coroutine(lambda: fleets.plan(load(file), as_json=json))
+    return run_command(lambda: fleets.plan(load(file), as_json=json))
 
 
 @app.command(group=FLEETS)
@@ -95,15 +108,15 @@ def up(
     /,
     *,
     emulate: Annotated[
-        bool, Parameter(help="Try it at an emulator in this process, and destroy everything at the end.")
+        bool, Parameter(help="Use an emulator in this process, and destroy the fleet at the end.")
     ] = False,
     speed: Speed | None = None,
     journal: Journal = None,
     json: Json = False,
 ) -> int:
-    """Create what is missing, join what is on its way, leave what runs. It can be run again at any time.
+    """Create the missing members of a fleet and wait for those in creation. It can be run again at any time.
 
-    It costs money until `tpa down`. After Ctrl-C nothing is destroyed, and what runs is shown.
+    The fleet costs money until `tpa down`. Ctrl-C destroys nothing; the existing members are then shown.
 
     With --json: fleet, members (each: name, group, state, id, instance_type, ip, seconds, polls, hourly_rate, error,
     tried), hourly_cost, seconds, sequential_seconds, requests, rate_limited, retries; with --emulate also left.
@@ -111,36 +124,38 @@ def up(
     Example: tpa up fleet.toml --emulate
     """
     if speed is not None and not emulate:
-        return _misused("--speed is for --emulate")
+        return _usage_error("--speed needs --emulate")
     if emulate:
         if journal is not None:
-            return _misused("--journal is not for --emulate: nothing emulated outlives its process")
-        return run_coroutine(lambda: fleets.emulate(load(file), speed or SPEED, as_json=json))
-    return run_coroutine(lambda: fleets.up(load(file), file, named_journal(journal), as_json=json))
+            return _usage_error(
+                "--journal cannot be used with --emulate: the emulator ends with this process"
+            )
+        return run_command(lambda: fleets.emulate(load(file), speed or SPEED, as_json=json))
+    return run_command(lambda: fleets.up(load(file), file, journal_path(journal), as_json=json))
 
 
 @app.command(group=FLEETS)
 def down(file: File, /, *, journal: Journal = None, json: Json = False) -> int:
-    """Destroy every cluster of a fleet, also those that failed and those beyond the counts of its groups.
+    """Destroy all clusters of a fleet, including failed ones and surplus ones.
 
-    A journal that cannot be used does not prevent that: what is destroyed is not written down then.
+    If the journal cannot be read or written, they are destroyed without being recorded.
 
-    With --json: as up, with what is left as left.
+    With --json: as up, and left (the names of the clusters that still exist).
 
     Example: tpa down fleet.toml
     """
-    return run_coroutine(lambda: fleets.down(load(file), file, named_journal(journal), as_json=json))
+    return run_command(lambda: fleets.down(load(file), file, journal_path(journal), as_json=json))
 
 
 @app.command(group=FLEETS)
 def status(file: File, /, *, json: Json = False) -> int:
-    """Show what there is of a fleet. Nothing is changed.
+    """Show which members of a fleet exist. Nothing is changed.
 
     With --json: as up.
 
     Example: tpa status fleet.toml
     """
-    return run_coroutine(lambda: fleets.status(load(file), as_json=json))
+    return run_command(lambda: fleets.status(load(file), as_json=json))
 
 
 @app.command(group=SINGLE)
@@ -152,7 +167,7 @@ def ls(
     *,
     json: Json = False,
 ) -> int:
-    """List what there is: the living clusters, also those of no fleet; or the volumes; or the jobs.
+    """List the existing clusters, including those of no fleet, or the volumes, or the jobs.
 
     With --json: clusters (each: id, name, status, instance_type, num_nodes, ip, hourly_rate, deletion_protection,
     storage, created_at), hourly_cost; or volumes (id, name, status, size_gb, hourly_rate, attached_clusters,
@@ -160,29 +175,34 @@ def ls(
 
     Example: tpa ls volumes --json
     """
-    lists = {"clusters": clusters.ls, "volumes": listing.volumes, "jobs": listing.jobs}
-    return run_coroutine(lambda: lists[what](as_json=json))
+    commands = {
+        "clusters": clusters.list_clusters,
+        "volumes": clusters.list_volumes,
+        "jobs": clusters.list_jobs,
+    }
+    return run_command(lambda: commands[what](as_json=json))
 
 
 @app.command(group=SINGLE)
 def destroy(
-    resource: Annotated[list[str], Parameter(help="Clusters and volumes, by their ids or names.")],
+    resource: Annotated[list[str], Parameter(help="The ids or names of clusters and volumes.")],
     /,
     *,
-    yes: Annotated[bool, Parameter(alias="-y", help="Destroy without asking.")] = False,
+    yes: Yes = False,
     journal: Journal = None,
     json: Json = False,
 ) -> int:
-    """Destroy clusters and volumes, with all data on them. It asks first.
+    """Destroy clusters and volumes with all their data, after a confirmation.
 
-    What is still being created is waited for. A journal that cannot be used does not prevent it. Where there is no
-    terminal to ask at, and no --yes, it only lists, and exits with 2.
+    A resource that is still being created is destroyed once it exists. If the journal cannot be read or written, the
+    resources are destroyed without being recorded. Without a terminal and without --yes, nothing is destroyed and the
+    exit code is 2.
 
     With --json: resources (each: id, kind, name, hourly_rate, destroyed, error).
 
     Example: tpa destroy c-1a2b3c4d --yes
     """
-    return run_coroutine(lambda: destroying.destroy(resource, named_journal(journal), yes=yes, as_json=json))
+    return run_command(lambda: clusters.destroy(resource, journal_path(journal), yes=yes, as_json=json))
 
 
 @app.command(group=SINGLE)
@@ -192,59 +212,62 @@ def wait(
     *,
     timeout: Annotated[
         float | None,
-        Parameter(help="Seconds to wait at most; the operation goes on after that.", validator=AboveZero),
+        Parameter(help="Seconds to wait at most; the operation itself continues.", validator=AboveZero),
     ] = None,
     json: Json = False,
 ) -> int:
-    """Wait for the end of an operation that was begun anywhere.
+    """Wait for the end of an operation, which any process may have started.
 
-    With --json: request_id, kind, status, resource_id, message, result (a cluster as ls has it, or null), error,
-    token.
+    With --json: request_id, kind, status, resource_id, message, result (a cluster, volume or job as in ls, or
+    null), error, token.
 
     Example: tpa wait r-1a2b3c4d --timeout 600
     """
-    return run_coroutine(lambda: clusters.wait(request, timeout, as_json=json))
+    return run_command(lambda: clusters.wait(request, timeout, as_json=json))
 
 
 @app.command(group=CRASHES)
 def ops(
     *,
-    everything: Annotated[bool, Parameter(name="--all", help="Show also what has ended, and how.")] = False,
+    everything: Annotated[
+        bool, Parameter(name="--all", help="Show operations that have ended, too.")
+    ] = False,
     journal: Journal = None,
     json: Json = False,
 ) -> int:
-    """Show what the journal says is in flight. It needs no key, and sends nothing.
+    """Show the operations in flight that the journal lists. It needs no key and sends nothing.
 
-    OWNER says whether the client that began it is still open; what a client that is gone has left in flight is for
-    `tpa recover`.
+    OWNER is `alive` while the client that started the operation is open. `tpa recover` recovers the others.
 
     With --json: operations (each: entry, engine, kind, name, resource_id, state, outcome, owner_alive, ephemeral, ttl,
     age, sent_at, accepted_at, ended_at, gone_at, details, token).
 
     Example: tpa ops --all --journal tensorpool.db
     """
-    return run_coroutine(
-        lambda: recovering.ops(existing_journal(journal), everything=everything, as_json=json)
+    return run_command(
+        lambda: journal_commands.ops(existing_journal_path(journal), with_ended=everything, as_json=json)
     )
 
 
 @app.command(group=CRASHES)
 def recover(
     *,
-    wait: Annotated[bool, Parameter(help="Follow what was found to its end.")] = False,
+    wait: Annotated[bool, Parameter(help="Wait for the end of the recovered operations.")] = False,
     journal: Journal = None,
     json: Json = False,
 ) -> int:
-    """Find again what was in flight when its process ended. Nothing is changed at the engine.
+    """Recover the operations that were in flight when their process ended. Nothing is changed at the engine.
 
-    What living processes hold is left to them. Each operation is shown with its token, for `tpa wait`. A creation whose
-    answer was lost is looked for by its name.
+    Operations of running processes are left out. Each operation is shown with its token, for `tpa wait`. A creation
+    without a recorded answer is looked up by its name.
 
-    With --json: operations (as ops has them, with error), held_by_others, problem.
+    With --json: operations (each as in ops, with error), held_by_others, problem.
 
     Example: tpa recover --wait --journal tensorpool.db
     """
-    return run_coroutine(lambda: recovering.recover(existing_journal(journal), wait=wait, as_json=json))
+    return run_command(
+        lambda: journal_commands.recover(existing_journal_path(journal), wait=wait, as_json=json)
+    )
 
 
 @app.command(group=CRASHES)
@@ -253,31 +276,33 @@ def reap(
     older: Annotated[
         float,
         Parameter(
-            help="Only what was asked for longer ago than this, such as 90s, 30m, 2h or 1d.",
+            help="Only resources requested longer ago than this, such as 90s, 30m, 2h or 1d.",
             converter=_duration,
             show_default=False,
         ),
     ] = 0.0,
-    yes: Annotated[bool, Parameter(alias="-y", help="Destroy without asking.")] = False,
+    yes: Yes = False,
     journal: Journal = None,
     json: Json = False,
 ) -> int:
-    """Destroy what was made as ephemeral, or with a ttl that is over, and has outlived its owner. It asks first.
+    """Destroy leftovers, after a confirmation: resources that are ephemeral or past their ttl, and without an owner.
 
-    Where there is no terminal to ask at, and no --yes, it only lists, and exits with 2.
+    Without a terminal and without --yes, nothing is destroyed and the exit code is 2.
 
     With --json: leftovers (each: name, kind, id, age, hourly_rate, fate, error), hourly_cost. The fate is LEFT,
-    DESTROYED, FAILED, or TAKEN by another process, also where it was gone already.
+    DESTROYED, FAILED, or TAKEN (already deleted, or claimed by another process).
 
     Example: tpa reap --older 2h --journal tensorpool.db
     """
-    return run_coroutine(lambda: reaping.reap(existing_journal(journal), older=older, yes=yes, as_json=json))
+    return run_command(
+        lambda: journal_commands.reap(existing_journal_path(journal), older=older, yes=yes, as_json=json)
+    )
 
 
 @app.command(group=FLEETS)
 def watch(
     what: Annotated[
-        Path,  # so that files are completed
+        Path,  # so that shells complete files
         Parameter(name="FILE|REQUEST", help="A fleet file, or a request id or the token of an operation."),
     ],
     /,
@@ -285,7 +310,7 @@ def watch(
     every: Annotated[
         float,
         Parameter(
-            help="How often to ask for a fleet, such as 5s or 1m; an operation is asked for at the engine's pace.",
+            help="Time between two requests for a fleet, such as 5s or 1m; operations use the engine's interval.",
             converter=_duration,
             validator=validators.Number(gte=0.1),
             show_default=False,
@@ -293,16 +318,16 @@ def watch(
     ] = 5.0,
     json: Json = False,
 ) -> int:
-    """Follow a fleet until Ctrl-C, or an operation until its end. Nothing is changed.
+    """Show a fleet until Ctrl-C, or an operation until its end. Nothing is changed.
 
-    Where there is no terminal, each change is a line.
+    Without a terminal, each change is a line.
 
-    With --json: for a fleet a line for each change (time, name, group, state, id, instance_type, ip, hourly_rate); for
-    an operation as wait.
+    With --json: for a fleet, one line for each change (time, name, group, state, id, instance_type, ip, hourly_rate);
+    for an operation, as wait.
 
     Example: tpa watch fleet.toml --every 10s
     """
-    return run_coroutine(lambda: watching.watch(str(what), every, as_json=json))
+    return run_command(lambda: watch_target(str(what), every, as_json=json))
 
 
 @app.command(group=HELPERS)
@@ -311,19 +336,20 @@ def emulator(
     port: Annotated[
         int,
         Parameter(
-            help="The port on 127.0.0.1; 0 takes a free one.", validator=validators.Number(gte=0, lte=65535)
+            help="The port on 127.0.0.1; 0 selects a free port.",
+            validator=validators.Number(gte=0, lte=65535),
         ),
     ] = 8787,
     speed: Speed = SPEED,
-    key: Annotated[str, Parameter(help="The API key that it accepts.")] = "tp-emulator-key",
+    key: Annotated[str, Parameter(help="The API key that the emulator accepts.")] = "tp-emulator-key",
 ) -> int:
-    """Emulate the engine until Ctrl-C, to try things out without an account.
+    """Run an emulator of the engine until Ctrl-C. It needs no account and costs nothing.
 
     Example: tpa emulator --port 8787 --speed 60
     """
-    from tensorpool_async.cli import serving  # the emulator is half of all that there is to import
+    from tensorpool_async.cli.commands.emulator import serve  # slow to import, and rarely used
 
-    return run_coroutine(lambda: serving.serve(port, speed, key))
+    return run_command(lambda: serve(port, speed, key))
 
 
 @app.command(name="--install-completion", group=HELPERS)
@@ -331,19 +357,19 @@ def install_completion(
     *,
     shell: Annotated[
         Literal["bash", "zsh", "fish"] | None,
-        Parameter(help="The shell; else the one that this runs in.", show_choices=True),
+        Parameter(help="The shell; the default is the current one.", show_choices=True),
     ] = None,
 ) -> int:
-    """Complete words after Tab: write a script for the shell, and name it in its start-up file.
+    """Install completion with Tab: write a script, and add it to the start-up file of the shell.
 
     Example: tpa --install-completion --shell zsh
     """
     try:
         script = app.install_completion(shell=shell)
     except (OSError, RuntimeError) as error:
-        return _misused(f"{error}; name the shell with --shell")
-    show(f"Written to {script}. It takes effect in a new shell.")
-    return DONE
+        return _usage_error(f"{error}; select the shell with --shell")
+    output.print_out(f"Written to {script}. It takes effect in a new shell.")
+    return ExitCode.SUCCESS
 
 
 app.meta.group_parameters = OPTIONS
@@ -351,28 +377,29 @@ app.meta.group_parameters = OPTIONS
 
 @app.meta.default
 def _launch(
-    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    no_color: Annotated[bool, Parameter(help="Show no colours.", negative=(), show_default=False)] = False,
+    *arguments: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    no_color: Annotated[bool, Parameter(help="Turn colours off.", negative=(), show_default=False)] = False,
 ) -> Any:
-    token = without_colour.set(no_color or without_colour.get())
+    token = output.no_color.set(no_color or output.no_color.get())
     try:
-        return app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     finally:
-        without_colour.reset(token)
+        output.no_color.reset(token)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command with these words and return its exit code."""
+    """Run the command with these arguments and return its exit code."""
     try:
         result: Any = app.meta(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
-        return _misused(" ".join(str(error).split()))
-    return result if isinstance(result, int) else DONE
+        return _usage_error(" ".join(str(error).split()))
+    return result if isinstance(result, int) else ExitCode.SUCCESS
 
 
-def _misused(problem: str) -> int:
-    command = next((word for word in sys.argv[1:] if word in app), "")
-    say(f"tpa: {problem} (see: {' '.join(['tpa', *([command] if command else []), '--help'])})", style="red")
-    return WRONG_USAGE
+def _usage_error(problem: str) -> int:
+    command = next((argument for argument in sys.argv[1:] if argument in app), None)
+    help_command = f"tpa {command} --help" if command else "tpa --help"
+    output.print_err(f"tpa: {problem} (see: {help_command})", style="red")
+    return ExitCode.USAGE_ERROR

@@ -1,58 +1,68 @@
-"""The documents that `--json` prints. Their keys are stable: keys may be added, and none is renamed or taken away.
+"""The documents that `--json` prints. Their keys are stable: keys may be added, and none is renamed or removed.
 
-Costs and rates are USD per hour, and null where the engine names no price. Times are seconds.
+Costs and rates are in USD per hour, and null if the engine returns no price. Durations are in seconds; times are seconds
+since the epoch, except `created_at`, which is the text of the engine.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from tensorpool_async.fleet import FleetReport, MemberReport, Plan, PlannedMember
+from tensorpool_async.journal import JournalEntry
 from tensorpool_async.models import Cluster, Job, StorageVolume
 from tensorpool_async.operations.operation import Operation
+from tensorpool_async.protocol import tokens
+from tensorpool_async.resources.recovery import Leftover
 
 
 def plan_document(plan: Plan, refusal: str | None) -> dict[str, Any]:
     """`tpa plan`: fleet, members, surplus, hourly_cost_now, hourly_cost_after, max_hourly_cost, refusal."""
     return {
         "fleet": plan.fleet,
-        "members": [_planned(entry) for entry in plan.members],
-        "surplus": [_planned(entry) for entry in plan.surplus],
-        "hourly_cost_now": _cents(plan.hourly_cost_now),
-        "hourly_cost_after": _cents(plan.hourly_cost_after),
+        "members": [_planned_member(entry) for entry in plan.members],
+        "surplus": [_planned_member(entry) for entry in plan.surplus],
+        "hourly_cost_now": _rounded(plan.hourly_cost_now),
+        "hourly_cost_after": _rounded(plan.hourly_cost_after),
         "max_hourly_cost": plan.max_hourly_cost,
         "refusal": refusal,
     }
 
 
-def _planned(entry: PlannedMember) -> dict[str, Any]:
-    there = entry.cluster or entry.volume
-    status = None if there is None else there.status
+def _planned_member(entry: PlannedMember) -> dict[str, Any]:
+    resource = entry.cluster or entry.volume
+    status = None if resource is None else resource.status
     return {
         "name": entry.name,
         "group": entry.group,
         "action": str(entry.action),
         "instance_type": entry.instance_type,
         "num_nodes": entry.num_nodes,
-        "hourly_rate": _cents(entry.hourly_rate),
+        "hourly_rate": _rounded(entry.hourly_rate),
         "id": entry.resource_id,
         "status": None if status is None else str(status),
         "problem": entry.problem or None,
     }
 
 
-def fleet_document(report: FleetReport, **more: Any) -> dict[str, Any]:
-    """`tpa up`, `down` and `status`: fleet, members, hourly_cost, seconds, sequential_seconds, requests, and so on."""
+def fleet_document(report: FleetReport, **extra: Any) -> dict[str, Any]:
+    """`tpa up`, `down` and `status`: fleet, members, hourly_cost, seconds, sequential_seconds, requests, and so on.
+
+    Args:
+        report: The report of the command.
+        extra: More keys.
+    """
     return {
         "fleet": report.fleet,
         "members": [_member(member) for member in report.members],
-        "hourly_cost": _cents(report.hourly_cost),
+        "hourly_cost": _rounded(report.hourly_cost),
         "seconds": round(report.seconds, 3),
         "sequential_seconds": round(report.sequential_seconds, 3),
         "requests": report.requests,
         "rate_limited": report.rate_limited,
         "retries": report.retries,
-        **more,
+        **extra,
     }
 
 
@@ -66,7 +76,7 @@ def _member(member: MemberReport) -> dict[str, Any]:
         "ip": member.ip,
         "seconds": round(member.seconds, 3),
         "polls": member.polls,
-        "hourly_rate": _cents(member.hourly_rate),
+        "hourly_rate": _rounded(member.hourly_rate),
         "error": member.error,
         "tried": list(member.tried),
     }
@@ -76,7 +86,7 @@ def clusters_document(clusters: list[Cluster], hourly_cost: float | None) -> dic
     """`tpa ls`: clusters, hourly_cost."""
     return {
         "clusters": [cluster_document(cluster) for cluster in clusters],
-        "hourly_cost": _cents(hourly_cost),
+        "hourly_cost": _rounded(hourly_cost),
     }
 
 
@@ -89,7 +99,7 @@ def cluster_document(cluster: Cluster) -> dict[str, Any]:
         "instance_type": cluster.instance_type,
         "num_nodes": cluster.num_nodes,
         "ip": cluster.ip_address,
-        "hourly_rate": _cents(cluster.hourly_rate),
+        "hourly_rate": _rounded(cluster.hourly_rate),
         "deletion_protection": cluster.deletion_protection,
         "storage": list(cluster.storage),
         "created_at": cluster.created_at,
@@ -98,7 +108,7 @@ def cluster_document(cluster: Cluster) -> dict[str, Any]:
 
 def volumes_document(volumes: list[StorageVolume], hourly_cost: float | None) -> dict[str, Any]:
     """`tpa ls volumes`: volumes, hourly_cost."""
-    return {"volumes": [volume_document(volume) for volume in volumes], "hourly_cost": _cents(hourly_cost)}
+    return {"volumes": [volume_document(volume) for volume in volumes], "hourly_cost": _rounded(hourly_cost)}
 
 
 def volume_document(volume: StorageVolume) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def volume_document(volume: StorageVolume) -> dict[str, Any]:
         "name": volume.name,
         "status": None if volume.status is None else str(volume.status),
         "size_gb": volume.size_gb,
-        "hourly_rate": _cents(volume.hourly_rate),
+        "hourly_rate": _rounded(volume.hourly_rate),
         "attached_clusters": list(volume.attached_clusters),
         "deletion_protection": volume.deletion_protection,
         "created_at": volume.created_at,
@@ -127,7 +137,7 @@ def job_document(job: Job) -> dict[str, Any]:
 
 
 def result_document(result: Any) -> dict[str, Any] | None:
-    """What an operation gave: a cluster, a volume or a job as `tpa ls` has it, or nothing."""
+    """The result of an operation: a cluster, a volume or a job as in `tpa ls`, or None."""
     if isinstance(result, Cluster):
         return cluster_document(result)
     if isinstance(result, StorageVolume):
@@ -150,6 +160,64 @@ def operation_document(operation: Operation[Any], result: Any, error: str | None
     }
 
 
-def _cents(rate: float | None) -> float | None:
-    """Free a sum of prices from the noise of its last digits."""
+def resource_document(resource: Cluster | StorageVolume, error: str | None) -> dict[str, Any]:
+    """One resource of `tpa destroy`: id, kind, name, hourly_rate, destroyed, error."""
+    return {
+        "id": resource.id,
+        "kind": "cluster" if isinstance(resource, Cluster) else "volume",
+        "name": resource.name,
+        "hourly_rate": resource.hourly_rate,
+        "destroyed": error is None,
+        "error": error,
+    }
+
+
+def entry_document(entry: JournalEntry) -> dict[str, Any]:
+    """One entry of `tpa ops` and `tpa recover`: entry, engine, kind, name, resource_id, state, and so on."""
+    return {
+        "entry": entry.id,
+        "engine": entry.intent.engine,
+        "kind": str(entry.intent.kind),
+        "name": entry.intent.name,
+        "resource_id": entry.resource_id,
+        "state": str(entry.state),
+        "outcome": entry.outcome,
+        "owner_alive": entry.owner_alive,
+        "ephemeral": entry.intent.ephemeral,
+        "ttl": entry.intent.ttl,
+        "age": round(entry_age(entry), 3),
+        "sent_at": entry.intent.sent_at,
+        "accepted_at": entry.accepted_at,
+        "ended_at": entry.ended_at,
+        "gone_at": entry.deleted_at,
+        "details": entry.intent.details,
+        "token": entry_token(entry),
+    }
+
+
+def entry_age(entry: JournalEntry) -> float:
+    """Return the seconds since the request of an entry was sent."""
+    return max(0.0, time.time() - entry.intent.sent_at)
+
+
+def entry_token(entry: JournalEntry) -> str | None:
+    """Return the token of the operation of an entry; None if no answer of the engine is recorded."""
+    return None if entry.ref is None else tokens.encode(entry.ref)
+
+
+def leftover_document(leftover: Leftover, result: str, error: str | None) -> dict[str, Any]:
+    """One leftover of `tpa reap`: name, kind, id, age, hourly_rate, fate, error."""
+    return {
+        "name": leftover.name,
+        "kind": str(leftover.kind),
+        "id": leftover.resource_id,
+        "age": round(leftover.age, 3),
+        "hourly_rate": leftover.hourly_rate,
+        "fate": result,
+        "error": error,
+    }
+
+
+def _rounded(rate: float | None) -> float | None:
+    """Round a sum of prices, so that it shows no floating-point noise."""
     return None if rate is None else round(rate, 6)

@@ -95,9 +95,9 @@ class AccountState:
     def __init__(self, world: World, billing: Billing) -> None:
         self._rng = world.rng("account")
         self.uid: str = f"u-{self._rng.getrandbits(48):012x}"
-        self.organization = world.organization
+        self.organization: str | None = world.organization
         self.org_id: str = f"o-{self._rng.getrandbits(48):012x}"
-        self.payment_method = world.payment_method
+        self.payment_method: bool = world.payment_method
         self.preferences: Preferences = Preferences()
         self.keys: dict[str, SavedKey] = {}
         self.billing = billing

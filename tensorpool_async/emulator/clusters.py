@@ -81,11 +81,11 @@ class Cluster:
     storage: list[str] = attrs.field(factory=list[str])
     busy: Request | None = None
     """The request that is changing the cluster. Until it ends, all other changes are refused."""
-    holds: int = 0
+    reserved_nodes: int = 0
     """The nodes that the cluster takes from the capacity."""
 
     @property
-    def gone(self) -> bool:
+    def is_deleted(self) -> bool:
         """Whether it is destroyed."""
         return self.status is ClusterStatus.DESTROYED
 
@@ -290,8 +290,8 @@ class ClusterStore:
             instance.ip_address = f"198.{18 + high // 256 % 2}.{high % 256}.{low + 1}"
 
     def _hold(self, cluster: Cluster, nodes: int) -> None:
-        self._held[cluster.instance_type] += nodes - cluster.holds
-        cluster.holds = nodes
+        self._held[cluster.instance_type] += nodes - cluster.reserved_nodes
+        cluster.reserved_nodes = nodes
 
     def _fail(self, cluster: Cluster) -> None:
         cluster.turn(ClusterStatus.FAILED)

@@ -21,7 +21,7 @@ class Named(Protocol):
     busy: Request | None
 
     @property
-    def gone(self) -> bool: ...
+    def is_deleted(self) -> bool: ...
 
 
 @attrs.frozen(eq=False)
@@ -98,9 +98,9 @@ class Registry(Generic[_Thing]):
     def find(self, key: str) -> _Thing:
         """Raises Refusal when there is no such living thing."""
         thing = self.by_id.get(key)
-        if (thing is None or thing.gone) and self._names_are_ids:
+        if (thing is None or thing.is_deleted) and self._names_are_ids:
             thing = self._names.get(key)
-        if thing is None or thing.gone:
+        if thing is None or thing.is_deleted:
             raise self._missing(key)
         return thing
 

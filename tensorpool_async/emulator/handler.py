@@ -159,7 +159,7 @@ class RequestHandler:
         self._record.by_status[reply.status] += 1
         if exchange.polled is not None:
             wait = reply.retry_after
-            self._record.told(exchange.polled, self._clock.now() + wait.seconds if wait else None)
+            self._record.retry_after_sent(exchange.polled, self._clock.now() + wait.seconds if wait else None)
 
     def _drop(self, exchange: Exchange) -> web.StreamResponse:
         self._record.by_status[0] += 1

@@ -205,7 +205,7 @@ class JobSockets:
             await _wait(changed, job.until_next(sent, clock.now()))
         if cut:
             socket.cut()
-        await _finish(socket, job)
+        await _send_end(socket, job)
 
 
 async def _run_all(socket: JobSocket, job: Job, commands: Sequence[str | None]) -> bool:
@@ -237,7 +237,7 @@ async def _wait(changed: asyncio.Event, seconds: float | None) -> None:
         pass
 
 
-async def _finish(socket: JobSocket, job: Job) -> None:
+async def _send_end(socket: JobSocket, job: Job) -> None:
     match job.status:
         case JobStatus.COMPLETED:
             await socket.send(status="success")

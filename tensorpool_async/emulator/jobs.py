@@ -68,7 +68,7 @@ class Job:
     lines: Sequence[str] = ()
     files: Mapping[str, Content] = attrs.field(factory=dict[str, Content])
     seconds: float = 0.0
-    ending: JobStatus = JobStatus.COMPLETED
+    final_status: JobStatus = JobStatus.COMPLETED
     exit_code_at_end: int | None = 0
     public_message: str | None = None
     obeys: bool = True
@@ -97,7 +97,7 @@ class Job:
         """How many of its lines are printed."""
         if self.started is None:
             return 0
-        if self.done and self.status is self.ending:
+        if self.done and self.status is self.final_status:
             return len(self.lines)
         ran = (now if self.ended is None else self.ended) - self.started
         return (
@@ -189,7 +189,9 @@ class JobStore(Mapping[str, Job]):
         job.lines = [f"line {n}" for n in range(lines)] if isinstance(lines, int) else list(lines)
         job.files = dict(files or {})
         job.exit_code_at_end = exit_code
-        job.ending = JobStatus(status) if status else JobStatus.ERROR if exit_code else JobStatus.COMPLETED
+        job.final_status = (
+            JobStatus(status) if status else JobStatus.ERROR if exit_code else JobStatus.COMPLETED
+        )
         job.seconds = self._clock.draw(seconds)
         job.public_message, job.obeys, job.links, job.transfer = message, obeys, links, transfer
         self._run(job)
@@ -202,7 +204,7 @@ class JobStore(Mapping[str, Job]):
         job = self._make(cluster.id, cluster.instance_type)
         job.commands, job.teardown = config.commands, teardown
         job.lines, job.exit_code_at_end = rehearse(config.commands)
-        job.ending = JobStatus.ERROR if job.exit_code_at_end else JobStatus.COMPLETED
+        job.final_status = JobStatus.ERROR if job.exit_code_at_end else JobStatus.COMPLETED
         job.files = example_files(config.outputs, job.id)
         return job
 
@@ -269,9 +271,9 @@ class JobStore(Mapping[str, Job]):
         job.started = self._clock.now()
         job.turn(JobStatus.RUNNING)
         if job.seconds:
-            self._clock.later(job.seconds, lambda: self._end(job, job.ending))
+            self._clock.later(job.seconds, lambda: self._end(job, job.final_status))
         else:
-            self._end(job, job.ending)
+            self._end(job, job.final_status)
 
     def _stop(self, job: Job) -> None:
         if not job.done:

@@ -36,8 +36,8 @@ class BucketStore:
     def __init__(self, world: World, clock: Clock, account: AccountState) -> None:
         self.credentials: Credentials | None = None
         self.buckets: dict[str, dict[str, bytes]] = {}
-        self.endpoint = world.object_endpoint
-        self.region = world.object_region
+        self.endpoint: str = world.object_endpoint
+        self.region: str = world.object_region
         self._account = account
         self._clock = clock
         self._rng = world.rng("objects")

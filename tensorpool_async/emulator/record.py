@@ -64,7 +64,7 @@ class Record:
     _clusters: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
     _volumes: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
     _names: Counter[tuple[str, str]] = attrs.field(factory=Counter[tuple[str, str]], init=False, repr=False)
-    _told: dict[str, float] = attrs.field(factory=dict[str, float], init=False, repr=False)
+    _not_before: dict[str, float] = attrs.field(factory=dict[str, float], init=False, repr=False)
 
     @property
     def living(self) -> list[str]:
@@ -89,15 +89,15 @@ class Record:
     def polled(self, request_id: str, at: float) -> None:
         """Count a poll, and count it as early if it is."""
         self.polls[request_id] += 1
-        if at < self._told.get(request_id, 0.0) - EARLY:
+        if at < self._not_before.get(request_id, 0.0) - EARLY:
             self.early_polls += 1
 
-    def told(self, request_id: str, until: float | None) -> None:
+    def retry_after_sent(self, request_id: str, until: float | None) -> None:
         """Note that an answer asks clients not to poll this request before `until`; None asks for nothing."""
         if until is None:
-            self._told.pop(request_id, None)
+            self._not_before.pop(request_id, None)
         else:
-            self._told[request_id] = until
+            self._not_before[request_id] = until
 
     def cluster_made(self, made: Made) -> None:
         """Note a new cluster."""

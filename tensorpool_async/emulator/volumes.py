@@ -54,7 +54,7 @@ class Volume:
     """The request that is changing the volume. Until it ends, all other changes are refused."""
 
     @property
-    def gone(self) -> bool:
+    def is_deleted(self) -> bool:
         """Whether it is destroyed."""
         return self.status is VolumeStatus.DESTROYED
 
@@ -166,7 +166,7 @@ class VolumeStore:
 
     def cluster_changed(self, cluster: Cluster) -> None:
         """Detach everything from a cluster that is gone."""
-        if cluster.gone:
+        if cluster.is_deleted:
             for storage_id in cluster.storage:
                 self.registry.by_id[storage_id].attached_clusters.remove(cluster.id)
 

@@ -1,7 +1,7 @@
-"""What a client tells of its requests and operations: events to who listens, lines to the log.
+"""Records the requests and operations of a client as events and log lines.
 
-Everything here runs only where somebody listens, or where it is rare: an operation begins or ends, a request is sent
-again, the engine asks for a pause. Each text that may come from the engine has the key masked.
+Attempts are recorded only where a listener or the log level asks for it. What is recorded always is rare: a retry, a pause,
+the start or the end of an operation. In each text that may come from the engine, the key is masked.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import asyncio
 import logging
 import time
 from typing import Any
-from urllib.parse import unquote
 
 import attrs
 
-from tensorpool_async.errors import OperationFailed, RateLimited, StatusError, TensorPoolError
-from tensorpool_async.events import (
-    Dispatcher,
+from tensorpool_async.errors import OperationFailed, StatusError, TensorPoolError
+from tensorpool_async.events.dispatcher import Dispatcher
+from tensorpool_async.events.records import (
     Event,
     OperationAccepted,
     OperationChanged,
@@ -28,52 +27,20 @@ from tensorpool_async.events import (
     RequestSent,
     RequestsPaused,
 )
-from tensorpool_async.protocol.operation import OperationMachine
+from tensorpool_async.protocol.operation import REQUEST_INFO, OperationMachine
 from tensorpool_async.protocol.rate_limits import Limits, is_quota
 from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response
+from tensorpool_async.protocol.send_context import SendContext
 from tensorpool_async.secrets import Secret
 from tensorpool_async.texts import logger_of
 
 
-WITH_ID = {
-    "/cluster",
-    "/cluster/edit",
-    "/cluster/info",
-    "/cluster/operations",
-    "/job/cancel",
-    "/job/delete",
-    "/job/info",
-    "/job/listen",
-    "/job/pull",
-    "/object-storage/bucket/create",
-    "/object-storage/bucket/delete",
-    "/request/info",
-    "/ssh",
-    "/storage",
-    "/storage/edit",
-    "/storage/info",
-    "/user/ssh-key/remove",
-}
-"""The beginnings of paths that are followed by an id."""
-
-WITHOUT_ID = {
-    "/cluster/create",
-    "/cluster/list",
-    "/cluster/quote",
-    "/storage/attach",
-    "/storage/create",
-    "/storage/detach",
-    "/storage/list",
-    "/storage/quote",
-}
-"""Paths that look as if they had an id, and have none."""
-
 LONGER_PAUSE = 0.25
-"""By which share of its seconds a pause must become longer to be told again."""
+"""A longer pause is recorded again if it ends later by more than this share of its seconds."""
 
 LONGEST_TEXT = 500
-"""Characters of an engine's words that are told."""
+"""Characters of a text of the engine in an event; the rest is cut off."""
 
 LINES: dict[type[Any], tuple[int, str]] = {
     RequestSent: (logging.DEBUG, "{0.method} {0.path}, attempt {0.attempt}, is sent"),
@@ -97,28 +64,20 @@ LINES: dict[type[Any], tuple[int, str]] = {
         "{0.subject} has ended as {0.outcome} after {0.seconds:.1f} s and {0.polls} polls",
     ),
 }
-"""What is written to the log of an event, and at which level. The record has the event itself as `event`."""
+"""The log level and the log line of each event. The log record has the event as its attribute `event`."""
 
 LEFT = "nobody waits for it here any more; it goes on at the engine"
 
 NO_LINE = (logging.NOTSET, "")
 
 LONG_PAUSE = 5.0
-"""Seconds. A pause that is longer is a warning: to whoever waits, the program seems to hang."""
+"""Seconds. A longer pause is logged as a warning, because the program seems to hang meanwhile."""
 
 logger: logging.Logger = logger_of("tensorpool_async")
 
 
-def route_of(path: str) -> tuple[str, str | None]:
-    """Return a path with `{id}` in place of its id, and the id; the path itself and None where it has none."""
-    beginning, _, last = path.rpartition("/")
-    if beginning not in WITH_ID or path in WITHOUT_ID:
-        return path, None
-    return f"{beginning}/{{id}}", unquote(last)
-
-
 class AttemptRecorder:
-    """One HTTP attempt, as it is told."""
+    """Records the end of one HTTP attempt."""
 
     __slots__ = ("_began", "_instrumentation", "_sent")
 
@@ -127,8 +86,8 @@ class AttemptRecorder:
         self._sent = sent
         self._began = time.perf_counter()
 
-    def answered(self, response: Response) -> None:
-        """Tell that the engine has answered."""
+    def record_answer(self, response: Response) -> None:
+        """Record that the engine has answered."""
         self._instrumentation.emit(
             RequestAnswered(
                 **_fields(self._sent),
@@ -138,8 +97,8 @@ class AttemptRecorder:
             )
         )
 
-    def failed(self, error: BaseException) -> None:
-        """Tell that there is no answer."""
+    def record_failure(self, error: BaseException) -> None:
+        """Record that there is no answer."""
         why = "the caller was cancelled" if isinstance(error, asyncio.CancelledError) else str(error)
         self._instrumentation.emit(
             RequestFailed(
@@ -152,32 +111,38 @@ class AttemptRecorder:
 
 
 class Instrumentation:
-    """Tells what happens to the requests and operations of one client."""
+    """Records what happens to the requests and operations of one client.
+
+    Attributes:
+        enabled: Whether there is a listener.
+    """
 
     def __init__(self, events: Dispatcher, *, key: Secret, engine: str) -> None:
-        self.listened_to: bool = events.listens
+        self.enabled: bool = events.listens
         self._events = events
         self._key = key
         self._engine = engine
-        self._followed: dict[str, OperationEvent] = {}
+        self._operations: dict[str, OperationEvent] = {}  # by the keys of their polls
         self._paused_until = 0.0
 
     def mask(self, text: str) -> str:
-        """Return a text without the key."""
+        """Return a text with the key masked."""
         return self._key.mask_text(text)
 
     def clean(self, text: str) -> str:
-        """Return a text without the key, and not longer than anybody reads."""
+        """Return a text with the key masked, cut off after `LONGEST_TEXT` characters."""
         return self.mask(text)[:LONGEST_TEXT]
 
     def emit(self, event: Event) -> None:
-        """Tell one thing."""
+        """Write an event to the log, and deliver it to the listeners."""
         _log(event)
         self._events.emit(event)
 
-    def sent(self, request: Request[Any], attempt: int) -> AttemptRecorder:
-        """Tell that an attempt goes on the wire; return what tells how it goes on."""
-        sent = RequestSent(**self._about(request, attempt))
+    def record_send(
+        self, request: Request[Any], lane: Lane, context: SendContext | None, attempt: int
+    ) -> AttemptRecorder:
+        """Record that an attempt is sent; return what records its end."""
+        sent = RequestSent(**self._request_fields(request, lane, context, attempt))
         if logger.isEnabledFor(logging.DEBUG) and (request.query or request.json is not None):
             fields: list[str] = sorted(request.json or ())  # names only: values may be secrets
             query = self.clean(str(dict(request.query)))
@@ -185,20 +150,34 @@ class Instrumentation:
         self.emit(sent)
         return AttemptRecorder(self, sent)
 
-    def retried(self, request: Request[Any], error: TensorPoolError, attempt: int, delay: float) -> None:
-        """Tell that a request is sent again."""
-        pause = error.retry_after if isinstance(error, StatusError) else None
-        if request.stats is not None:
-            asked_to_wait = isinstance(error, RateLimited) or (pause is not None and delay == 0.0)
-            request.stats.record_requeue(
-                asyncio.get_running_loop().time() + delay, asked_to_wait=asked_to_wait
-            )
-        if self._is_heard(logging.INFO):
+    def record_retry(
+        self,
+        request: Request[Any],
+        error: TensorPoolError,
+        *,
+        lane: Lane,
+        context: SendContext | None,
+        attempt: int,
+        delay: float,
+    ) -> None:
+        """Record that a request is sent again in `delay` seconds; if that is 0, after the pause that the engine asked for."""
+        if self._is_enabled(logging.INFO):
+            pause = error.retry_after if isinstance(error, StatusError) else None
             why, delay = self.clean(str(error)), delay or pause or 0.0
-            self.emit(RequestRetried(**self._about(request, attempt), why=why, delay=delay))
+            self.emit(
+                RequestRetried(**self._request_fields(request, lane, context, attempt), why=why, delay=delay)
+            )
 
-    def paused(self, retry_after: float | None, limits: Limits | None, *, asked: float | None = None) -> None:
-        """Tell that everybody has to wait, if that is news; `asked` is for how long the engine asks."""
+    def record_pause(
+        self, retry_after: float | None, limits: Limits | None, *, asked: float | None = None
+    ) -> None:
+        """Record that all requests pause, unless that pause is already recorded.
+
+        Args:
+            retry_after: Seconds of the pause after a 429 or 503; None where the answer was none of these.
+            limits: The rate limits that the headers name; they demand a pause where one is used up.
+            asked: Seconds that the engine asks to wait, which may be longer than the pause.
+        """
         if retry_after is not None:
             seconds, quota = retry_after, is_quota(retry_after, limits)
         elif limits is not None and limits.exhausted:
@@ -212,54 +191,60 @@ class Instrumentation:
             asked = asked if asked is not None and asked > seconds else None
             self.emit(RequestsPaused(engine=self._engine, seconds=seconds, reason=reason, asked=asked))
 
-    def accepted(self, machine: OperationMachine, *, resumed: bool) -> None:
-        """Tell that an operation is followed from now on."""
-        if not self._is_heard(logging.INFO):
+    def record_accepted(self, machine: OperationMachine, *, resumed: bool) -> None:
+        """Record that an operation is polled from now on."""
+        if not self._is_enabled(logging.INFO):
             return
-        event = OperationAccepted(**self._subject(machine), resumed=resumed)
-        self._follow(event)
+        event = OperationAccepted(**self._operation_fields(machine), resumed=resumed)
+        self._remember(event)
         self.emit(event)
 
-    def changed(self, machine: OperationMachine) -> None:
-        """Tell that the engine says something new about an operation."""
+    def record_changed(self, machine: OperationMachine) -> None:
+        """Record that the engine reports a new status or message of an operation."""
         info = machine.info
-        if info is not None and self._is_heard(logging.DEBUG):
+        if info is not None and self._is_enabled(logging.DEBUG):
             message = self.clean(info.external_message or "")
             status = str(info.status)
-            event = OperationChanged(**self._subject(machine), status=status, message=message)
-            self._follow(event)  # of some operations, more is known now
+            event = OperationChanged(**self._operation_fields(machine), status=status, message=message)
+            self._remember(event)  # the kind and resource may be known only now
             self.emit(event)
 
-    def ended(self, machine: OperationMachine, seconds: float, *, left: bool = False) -> None:
-        """Tell that an operation is followed no longer; with `left`, since nobody waits for it here."""
-        if not self._is_heard(logging.INFO):
+    def record_ended(self, machine: OperationMachine, seconds: float, *, left: bool = False) -> None:
+        """Record that an operation is no longer polled.
+
+        Args:
+            machine: The state of the operation.
+            seconds: Seconds since `record_accepted`.
+            left: Whether the reason is that nobody awaits it here.
+        """
+        if not self._is_enabled(logging.INFO):
             return
         error = machine.error
         word = "failed" if isinstance(error, OperationFailed) else "unknown"
         event = OperationEnded(
-            **self._subject(machine),
+            **self._operation_fields(machine),
             outcome="completed" if error is None and not left else word,
             seconds=seconds,
             polls=machine.polls,
             error=LEFT if left else None if error is None else self.clean(str(error)),
             error_type=None if error is None else type(error).__name__,
         )
-        for one in _ids(event):
-            followed = self._followed.get(one)
-            if followed is not None and followed.request_ids == event.request_ids:
-                del self._followed[one]
+        for one in _poll_keys(event):
+            known = self._operations.get(one)
+            if known is not None and known.request_ids == event.request_ids:
+                del self._operations[one]
         self.emit(event)
 
-    def _follow(self, event: OperationEvent) -> None:
-        """Keep what the polls of an operation are known by, so that their events can name it."""
-        if self.listened_to:
-            for one in _ids(event):
-                self._followed[one] = event
+    def _remember(self, event: OperationEvent) -> None:
+        """Keep an operation under the keys of its polls, so that the events of its polls can name it."""
+        if self.enabled:
+            for one in _poll_keys(event):
+                self._operations[one] = event
 
-    def _is_heard(self, level: int) -> bool:
-        return self.listened_to or logger.isEnabledFor(level)
+    def _is_enabled(self, level: int) -> bool:
+        return self.enabled or logger.isEnabledFor(level)
 
-    def _subject(self, machine: OperationMachine) -> dict[str, Any]:
+    def _operation_fields(self, machine: OperationMachine) -> dict[str, Any]:
         ids = tuple(self.clean(one) for one in machine.request_ids)
         return {
             "engine": self._engine,
@@ -269,28 +254,30 @@ class Instrumentation:
             "request_ids": ids,
         }
 
-    def _about(self, request: Request[Any], attempt: int) -> dict[str, Any]:
-        route, found = route_of(self.clean(request.path))
-        polls = route == "/request/info/{id}"
-        followed = self._followed.get(found or "") if request.lane is Lane.POLL else None
-        kind = request.kind if followed is None else followed.kind
+    def _request_fields(
+        self, request: Request[Any], lane: Lane, context: SendContext | None, attempt: int
+    ) -> dict[str, Any]:
+        key = None if request.key is None else self.clean(request.key)
+        polls = request.route == REQUEST_INFO
+        operation = self._operations.get(key or "") if lane is Lane.POLL else None
+        kind = None if context is None else context.kind
         return {
             "engine": self._engine,
             "method": request.method,
             "path": self.clean(request.path),
-            "route": route,
-            "lane": request.lane.name.lower(),
+            "route": request.route,
+            "lane": lane.name.lower(),
             "attempt": attempt,
-            "kind": None if kind is None else str(kind),
+            "kind": operation.kind if operation is not None else None if kind is None else str(kind),
             "name": None if request.name is None else self.clean(request.name),
-            "resource_id": (None if polls else found) if followed is None else followed.resource_id,
-            "request_id": found if polls else None if followed is None else followed.request_id,
+            "resource_id": (None if polls else key) if operation is None else operation.resource_id,
+            "request_id": key if polls else None if operation is None else operation.request_id,
         }
 
 
-def _ids(about: OperationEvent) -> tuple[str, ...]:
-    """Return by what the polls of an operation are known."""
-    return about.request_ids if about.resource_id is None else (*about.request_ids, about.resource_id)
+def _poll_keys(event: OperationEvent) -> tuple[str, ...]:
+    """Return the keys of the requests that poll an operation: its request ids, and the id of its resource."""
+    return event.request_ids if event.resource_id is None else (*event.request_ids, event.resource_id)
 
 
 def _fields(event: Any) -> dict[str, Any]:
@@ -298,7 +285,7 @@ def _fields(event: Any) -> dict[str, Any]:
 
 
 def _log(event: Event) -> None:
-    """Write an event to the log, if anybody reads that."""
+    """Write an event to the log, if its level is enabled."""
     level, line = LINES.get(type(event), NO_LINE)
     more = ""
     if isinstance(event, RequestsPaused):

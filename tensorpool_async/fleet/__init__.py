@@ -1,9 +1,14 @@
-"""Fleets: many clusters as one thing, described in a file, brought up side by side, and taken down again."""
+"""Fleets: clusters and volumes that are defined in one file, brought up together, and destroyed together."""
 
 from tensorpool_async.fleet.file import load
-from tensorpool_async.fleet.members import FleetMembers
 from tensorpool_async.fleet.plan import Action, Plan, PlannedMember
-from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
+from tensorpool_async.fleet.report import (
+    FleetIncomplete,
+    FleetMembers,
+    FleetReport,
+    MemberReport,
+    MemberState,
+)
 from tensorpool_async.fleet.session import FleetSession
 from tensorpool_async.fleet.spec import ClusterGroup, Fleet, Member, VolumeGroup
 

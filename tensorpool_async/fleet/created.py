@@ -1,35 +1,48 @@
-"""What one run has made, and what it may have made: the only things that a rollback may destroy."""
+"""Send the creates of a run, and record what they created or may have created.
+
+A rollback destroys only what is recorded here. So a create is recorded before it is sent, and its answer is recorded
+also when the caller is cancelled meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import attrs
 
+from tensorpool_async.errors import AmbiguousOutcomeError, TensorPoolError
+from tensorpool_async.flow.shielding import wait_uncancelled
 from tensorpool_async.models import Cluster, StorageVolume
 from tensorpool_async.operations.operation import Operation
-from tensorpool_async.resources.leaving import Remnant
+from tensorpool_async.operations.submission import Submission
+from tensorpool_async.resources.exits import UndeletedResource
+
+
+T = TypeVar("T")
+
+GRACE = 5.0
+"""Seconds that a cancelled caller waits for the answers to creates that were sent."""
 
 
 @attrs.define(eq=False)
 class CreatedMember:
-    """What was made for one member.
+    """What a run created for one member.
 
     Attributes:
         name: The member's name.
-        is_volume: Whether it is a volume.
-        before: The ids of what had its name before.
-        protected: Whether what is made for it is protected from deletion.
-        made: The creations that the engine has accepted, by the ids of what they make; None where only that is known.
-        unclear: Whether a creation was sent whose outcome is not known.
-        asked: The instance type and the nodes, or the size in GB, that were asked for last.
-        sending: The creation that was on its way when its sender was cancelled.
-        hourly_rate: What it costs, in USD per hour, as far as was known when it was to be destroyed.
-        problem: Why what was made could not be destroyed.
-        over: Set once a rollback has done what it can.
+        is_volume: Whether the member is a volume.
+        before: The ids of what had the member's name before the run.
+        protected: Whether what the run creates is protected from deletion.
+        made: The accepted creates by the id of the resource; None where only the id is known.
+        unclear: Whether a create was sent whose outcome is not known.
+        requested: What the last create asked for: instance type and number of nodes, or size in GB.
+        pending_send: The create that was in flight when the caller was cancelled, for the rollback to wait for.
+        hourly_rate: What it costs, in USD per hour, as known when the rollback begins; None where that is not known.
+        error: Why the rollback could not destroy everything.
+        finished: Set when the rollback has ended for this member.
     """
 
     name: str
@@ -38,71 +51,156 @@ class CreatedMember:
     protected: bool = False
     made: dict[str, Operation[Any] | None] = attrs.field(factory=dict[str, "Operation[Any] | None"])
     unclear: bool = False
-    asked: tuple[object, ...] = ()
-    sending: asyncio.Future[Any] | None = None
+    requested: tuple[object, ...] = ()
+    pending_send: asyncio.Future[Any] | None = None
     hourly_rate: float | None = None
-    problem: Exception | None = None
-    over: asyncio.Event = attrs.field(factory=asyncio.Event)
+    error: Exception | None = None
+    finished: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was made, and nothing may have been made."""
-        return not self.made and not self.unclear and self.sending is None
+        """Whether nothing was created, and nothing may have been created."""
+        return not self.made and not self.unclear and self.pending_send is None
 
     @property
-    def remnant(self) -> Remnant:
-        """What there is of it, to tell of."""
+    def undeleted(self) -> UndeletedResource:
+        """What the run created, as log lines name it."""
         kind = "volume" if self.is_volume else "cluster"
-        return Remnant(kind=kind, name=self.name, ids=tuple(self.made), hourly_rate=self.hourly_rate)
+        return UndeletedResource(
+            kind=kind, name=self.name, ids=tuple(self.made), hourly_rate=self.hourly_rate
+        )
 
-    def adds(self, operation: Operation[Any]) -> None:
-        """Take down that the engine has accepted a creation."""
+    def record_accepted(self, operation: Operation[Any]) -> None:
+        """Record that the engine accepted a create."""
         self.unclear = False
         if operation.resource_id is not None:
             self.made[operation.resource_id] = operation
 
-    def finds(self, found: Iterable[Cluster | StorageVolume]) -> bool:
-        """Take for the member's what has its name after a creation whose answer was lost; say if there is any.
+    def adopt(self, found: Iterable[Cluster | StorageVolume]) -> bool:
+        """Record resources of the member's name as created by a create whose answer was lost.
 
-        What was there before is none of it, and nor is what was not asked for.
+        A resource that existed before the run, or differs from what was requested, is left out.
+
+        Returns:
+            Whether any was recorded.
         """
-        ours = [one.id for one in found if one.id not in self.before and self._fits(one)]
+        ours = [one.id for one in found if one.id not in self.before and self._matches(one)]
         for resource_id in ours:
             self.made.setdefault(resource_id, None)
         self.unclear = self.unclear and not ours
         return bool(ours)
 
-    def _fits(self, one: Cluster | StorageVolume) -> bool:
-        seen = (one.instance_type, one.num_nodes) if isinstance(one, Cluster) else (one.size_gb,)
-        # What the engine does not tell is no contradiction.
-        return all(fact is None or fact == asked for fact, asked in zip(seen, self.asked, strict=True))
+    def _matches(self, one: Cluster | StorageVolume) -> bool:
+        actual = (one.instance_type, one.num_nodes) if isinstance(one, Cluster) else (one.size_gb,)
+        # A field that the engine leaves out is no difference.
+        return all(
+            value is None or value == requested
+            for value, requested in zip(actual, self.requested, strict=True)
+        )
 
 
 class CreatedResources:
-    """The records of all members of one run.
+    """What a run created for all members.
 
     Attributes:
-        owned: Whether what it makes goes with whoever makes it, so that it may be reaped where that one was killed.
+        owned: Whether the resources belong to this process, so that `reap` may destroy them if the process is killed.
+        attached: The ids of the clusters that this run attached a volume to, or tried to, by the volume's id.
     """
 
     def __init__(self, *, owned: bool = False) -> None:
         self.owned = owned
-        self._records: dict[str, CreatedMember] = {}
         self.attached: defaultdict[str, set[str]] = defaultdict(set)
-        """The clusters that this run has attached a volume to, or tried to, by the id of the volume."""
+        self._records: dict[str, CreatedMember] = {}
 
     @property
     def records(self) -> tuple[CreatedMember, ...]:
-        """All of them, in the order in which they were opened."""
+        """The records of all members, in the order in which they were added."""
         return tuple(self._records.values())
 
-    def open(self, record: CreatedMember) -> None:
-        """Begin the record of a member."""
+    def add(self, record: CreatedMember) -> None:
+        """Add the record of a member."""
         self._records[record.name] = record
 
     def __getitem__(self, name: str) -> CreatedMember:
         return self._records[name]
 
-    def maker_of(self, cluster_id: str) -> CreatedMember | None:
-        """Return the record of the member that a cluster was made for; None where this run has not made it."""
+    def record_of_cluster(self, cluster_id: str) -> CreatedMember | None:
+        """Return the record of the member that a cluster was created for, or None if this run did not create it."""
         return next((record for record in self._records.values() if cluster_id in record.made), None)
+
+
+class SendQueue:
+    """Sends creates, a limited number at a time.
+
+    When a caller is cancelled while its create waits in the queue, the create is dropped. When the create is in flight,
+    its answer is still awaited, because the id of the cluster would be lost without it.
+    """
+
+    def __init__(self, max_in_flight: int, *, detach_on_cancel: bool = False) -> None:
+        """Make a queue.
+
+        Args:
+            max_in_flight: The number of creates that may be in flight at a time.
+            detach_on_cancel: Whether a cancelled caller leaves its create in flight, as the record's `pending_send`.
+                Otherwise it waits for the answer, `GRACE` seconds at most, and then cancels the create.
+        """
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._detach_on_cancel = detach_on_cancel
+
+    async def send(
+        self,
+        submit: Callable[[], Submission[T]],
+        record: CreatedMember,
+        on_accepted: Callable[[Operation[T]], object],
+    ) -> Operation[T]:
+        """Send a create and return its operation.
+
+        Args:
+            submit: Makes the submission; called when the create leaves the queue.
+            record: Where the outcome is recorded, also when the caller is cancelled.
+            on_accepted: Called with the operation when the engine has accepted the create, also when the caller is
+                cancelled.
+
+        Raises:
+            TensorPoolError: Sending failed, or the outcome is not known; then the record stays `unclear`.
+        """
+        async with self._slots:
+            send_task = asyncio.ensure_future(_send(submit, record, on_accepted))
+            try:
+                return await asyncio.shield(send_task)
+            except asyncio.CancelledError:
+                if not record.unclear and not send_task.done():
+                    send_task.cancel()  # it has not started
+                elif self._detach_on_cancel:
+                    record.pending_send = send_task
+                else:
+                    await wait_uncancelled(asyncio.ensure_future(_wait_for_answer(send_task)))
+                raise
+
+
+async def _send(
+    submit: Callable[[], Submission[T]],
+    record: CreatedMember,
+    on_accepted: Callable[[Operation[T]], object],
+) -> Operation[T]:
+    submission = submit()
+    record.unclear = True
+    try:
+        operation = await submission
+    except AmbiguousOutcomeError:
+        raise
+    except TensorPoolError:
+        record.unclear = False
+        raise
+    record.record_accepted(operation)
+    on_accepted(operation)
+    return operation
+
+
+async def _wait_for_answer(send_task: asyncio.Future[Operation[T]]) -> None:
+    await asyncio.wait([send_task], timeout=GRACE)
+    if not send_task.done():
+        send_task.cancel()
+        await asyncio.wait([send_task])
+    if not send_task.cancelled():
+        send_task.exception()  # marks the exception as retrieved, so that asyncio does not log it

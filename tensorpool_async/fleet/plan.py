@@ -1,16 +1,16 @@
-"""What has to be done so that a fleet is as it should be: decisions over data, without a client.
+"""Plan a fleet: compare what it should have with what exists, and check the cost. Pure functions, without a client.
 
-What a member needs follows from the clusters that have its name:
+The action for a member follows from the clusters that have its name:
 
-| what is there                                            | action        |
-|----------------------------------------------------------|---------------|
-| nothing                                                  | CREATE        |
-| one that runs                                            | KEEP          |
-| one on its way, or in a state that is not known          | JOIN          |
-| one that failed                                          | REPLACE       |
-| one that is being destroyed                              | AWAIT_DESTROY |
-| another instance type or node count than any wanted      | CONFLICT      |
-| several that live                                        | CONFLICT      |
+| existing clusters of the name                     | action        |
+|---------------------------------------------------|---------------|
+| none                                              | CREATE        |
+| one is RUNNING                                    | KEEP          |
+| one is being created, or its status is not known  | JOIN          |
+| one is FAILED                                     | REPLACE       |
+| one is being destroyed                            | AWAIT_DESTROY |
+| its instance type or node count is not wanted     | CONFLICT      |
+| several that are not being destroyed              | CONFLICT      |
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from typing import TypeAlias
 import attrs
 
 from tensorpool_async.errors import BudgetExceeded
-from tensorpool_async.fleet.budget import exceeds
-from tensorpool_async.fleet.spec import Fleet, Member
+from tensorpool_async.fleet.spec import Fleet, Member, VolumeGroup, volume_name
 from tensorpool_async.models import Cluster, ClusterStatus, StorageVolume
 
 
 Offer: TypeAlias = "tuple[str, int]"
-"""An instance type and a number of nodes: what has a price."""
+"""An instance type and a number of nodes, which together have a price."""
 
 Prices: TypeAlias = "Mapping[Offer, float | None]"
 """USD per hour by offer; None where the engine names no price."""
 
+VolumePrices: TypeAlias = "Mapping[int, float | None]"
+"""USD per hour by size in GB; None where the engine names no price."""
+
 
 class Action(StrEnum):
-    """What a member needs."""
+    """What has to be done for a member."""
 
     CREATE = "CREATE"
     JOIN = "JOIN"
@@ -48,24 +50,26 @@ class Action(StrEnum):
 
     @property
     def creates(self) -> bool:
-        """Whether a cluster is made in the end."""
+        """Whether the action creates a cluster or volume."""
         return self in {Action.CREATE, Action.REPLACE, Action.AWAIT_DESTROY}
 
 
 @attrs.frozen
 class PlannedMember:
-    """What is to be done for one member.
+    """What has to be done for one member.
 
     Attributes:
         name: The member's name.
-        group: The name of its group.
-        action: What it needs. SURPLUS: it is beyond the count of its group; `up` leaves it, `down` destroys it.
-        instance_type: The type that it has, or that would be asked for first; None where the engine does not tell.
-        num_nodes: The same for its nodes.
-        hourly_rate: What it costs or would cost, in USD per hour; None where the engine names no price.
-        cluster: The cluster that has its name, if there is one.
-        problem: For CONFLICT: what is wrong, as a sentence.
-        volume: For a volume of the fleet: the one that has its name, if there is one.
+        group: The name of the member's group.
+        action: The action. SURPLUS means that the member is beyond the count of its group: `up` leaves it, `down`
+            destroys it.
+        instance_type: The existing cluster's type, or the type that would be requested first; for a volume its size.
+            None where the engine does not name it.
+        num_nodes: The number of nodes, in the same way; None for a volume.
+        hourly_rate: The cost, now or after the create, in USD per hour; None where the engine names no price.
+        cluster: The existing cluster of this name, if any.
+        problem: For CONFLICT, a sentence that says what conflicts; else empty.
+        volume: For a volume of the fleet, the existing volume of this name, if any.
     """
 
     name: str
@@ -80,9 +84,9 @@ class PlannedMember:
 
     @property
     def resource_id(self) -> str | None:
-        """The id of what has its name, if there is anything."""
-        there = self.cluster or self.volume
-        return None if there is None else there.id
+        """The id of the existing cluster or volume, if any."""
+        existing = self.cluster or self.volume
+        return None if existing is None else existing.id
 
 
 @attrs.frozen
@@ -91,9 +95,9 @@ class Plan:
 
     Attributes:
         fleet: The fleet's name.
-        members: What each member needs, group by group, and then the volumes.
-        surplus: Clusters of the fleet beyond the counts of its groups.
-        max_hourly_cost: The most that all may cost together, in USD per hour, or None.
+        members: The members, group by group, then the volumes.
+        surplus: Clusters of the fleet beyond the counts of their groups.
+        max_hourly_cost: The most that all may cost together, in USD per hour; None means no limit.
     """
 
     fleet: str
@@ -103,56 +107,56 @@ class Plan:
 
     @property
     def hourly_cost_now(self) -> float | None:
-        """What is there costs, in USD per hour; None if a price is not known."""
+        """The cost of what exists, in USD per hour; None if a price is not known."""
         return total(
             entry.hourly_rate for entry in (*self.members, *self.surplus) if not entry.action.creates
         )
 
     @property
     def hourly_cost_after(self) -> float | None:
-        """What all costs after `up`, at first preferences, in USD per hour; None if a price is not known."""
+        """The cost after `up`, with the first instance type of each list, in USD per hour; None if a price is not known."""
         return total(entry.hourly_rate for entry in (*self.members, *self.surplus))
 
     @property
     def to_create(self) -> tuple[PlannedMember, ...]:
-        """The members for which a cluster would be made."""
+        """The members for which `up` would create a cluster or volume."""
         return tuple(entry for entry in self.members if entry.action.creates)
 
     @property
     def conflicts(self) -> tuple[PlannedMember, ...]:
-        """The members whose name is taken by something else."""
+        """The members whose name belongs to a cluster or volume that the fleet cannot use."""
         return tuple(entry for entry in self.members if entry.action is Action.CONFLICT)
 
 
 def total(rates: Iterable[float | None]) -> float | None:
-    """Add prices up; None if one of them is not known."""
+    """Return the sum of hourly rates, or None if one of them is not known."""
     known = list(rates)
     return None if None in known else sum((rate for rate in known if rate is not None), 0.0)
 
 
 def make_plan(fleet: Fleet, clusters: Iterable[Cluster], prices: Prices) -> Plan:
-    """Plan a fleet.
+    """Plan the clusters of a fleet.
 
     Args:
-        fleet: What should be.
-        clusters: What is, other people's clusters too.
-        prices: What things cost.
+        fleet: The fleet.
+        clusters: The account's clusters; those of other names are ignored.
+        prices: The prices of the fleet's offers.
     """
-    named = by_name(clusters)
+    named = clusters_by_name(clusters)
     wanted = {member.name for member in fleet.members}
     surplus = [
-        _surplus(cluster, group.name, prices)
+        _plan_surplus(cluster, group.name, prices)
         for name, found in named.items()
         if name not in wanted and (group := fleet.group_of(name)) is not None
         for cluster in found
         if not _is_deleting(cluster)
     ]
-    members = tuple(decide(member, named.get(member.name, ()), prices) for member in fleet.members)
+    members = tuple(plan_member(member, named.get(member.name, ()), prices) for member in fleet.members)
     return Plan(fleet.name, members, tuple(surplus), fleet.max_hourly_cost)
 
 
-def by_name(clusters: Iterable[Cluster]) -> dict[str, list[Cluster]]:
-    """Group clusters by their names; without those that are gone or nameless."""
+def clusters_by_name(clusters: Iterable[Cluster]) -> dict[str, list[Cluster]]:
+    """Group clusters by their names. Clusters that are DESTROYED or have no name are left out."""
     named: defaultdict[str, list[Cluster]] = defaultdict(list)
     for cluster in clusters:
         if cluster.name is not None and cluster.status is not ClusterStatus.DESTROYED:
@@ -160,38 +164,39 @@ def by_name(clusters: Iterable[Cluster]) -> dict[str, list[Cluster]]:
     return named
 
 
-def decide(member: Member, found: Sequence[Cluster], prices: Prices) -> PlannedMember:
-    """Say what one member needs.
+def plan_member(member: Member, found: Sequence[Cluster], prices: Prices) -> PlannedMember:
+    """Plan one cluster.
 
     Args:
-        member: What should be.
-        found: The clusters that have its name.
-        prices: What things cost.
+        member: The member.
+        found: The existing clusters of its name.
+        prices: The prices of the fleet's offers.
     """
     living = [cluster for cluster in found if not _is_deleting(cluster)]
     if not living:
-        return _to_create(member, Action.AWAIT_DESTROY if found else Action.CREATE, prices, found)
-    problem = _problem_of(member, living)
-    if problem:
-        return _existing(member, Action.CONFLICT, living[0], prices, problem)
+        return _plan_create(member, Action.AWAIT_DESTROY if found else Action.CREATE, prices, found)
+    conflict = _find_conflict(member, living)
+    if conflict:
+        return _plan_existing(member, Action.CONFLICT, living[0], prices, conflict)
     cluster = living[0]
     if cluster.status is ClusterStatus.FAILED:
-        return _to_create(member, Action.REPLACE, prices, living)
+        return _plan_create(member, Action.REPLACE, prices, living)
     action = Action.KEEP if cluster.status is ClusterStatus.RUNNING else Action.JOIN
-    return _existing(member, action, cluster, prices)
+    return _plan_existing(member, action, cluster, prices)
 
 
 def _is_deleting(cluster: Cluster) -> bool:
     return cluster.status in {ClusterStatus.DESTROYING, ClusterStatus.DESTROYED}
 
 
-def _problem_of(member: Member, living: Sequence[Cluster]) -> str:
+def _find_conflict(member: Member, living: Sequence[Cluster]) -> str:
+    """Return why a member cannot use the clusters of its name, or an empty text."""
     if len(living) > 1:
         ids = " and ".join(cluster.id for cluster in living)
-        return f"there are several clusters called {member.name}: {ids}"
+        return f"there are several clusters named {member.name}: {ids}"
     cluster, group = living[0], member.group
     wanted_types = {wanted.casefold() for wanted in group.instance_type}
-    # What the engine does not tell is no contradiction.
+    # A field that the engine leaves out is no conflict.
     other_type = cluster.instance_type is not None and cluster.instance_type.casefold() not in wanted_types
     other_nodes = cluster.num_nodes is not None and cluster.num_nodes != group.num_nodes
     if not other_type and not other_nodes:
@@ -201,13 +206,13 @@ def _problem_of(member: Member, living: Sequence[Cluster]) -> str:
     return f"{member.name} exists as {nodes} ({cluster.id}), and the fleet wants {wanted}; it was left alone"
 
 
-def _to_create(member: Member, action: Action, prices: Prices, found: Sequence[Cluster]) -> PlannedMember:
+def _plan_create(member: Member, action: Action, prices: Prices, found: Sequence[Cluster]) -> PlannedMember:
     offer = (member.group.instance_type[0], member.group.num_nodes)
     cluster = found[0] if found else None
     return PlannedMember(member.name, member.group.name, action, *offer, prices.get(offer), cluster)
 
 
-def _existing(
+def _plan_existing(
     member: Member, action: Action, cluster: Cluster, prices: Prices, problem: str = ""
 ) -> PlannedMember:
     return PlannedMember(
@@ -216,26 +221,29 @@ def _existing(
         action,
         cluster.instance_type,
         cluster.num_nodes,
-        rate_of(cluster, prices),
+        hourly_rate_of(cluster, prices),
         cluster,
         problem,
     )
 
 
-def _surplus(cluster: Cluster, group: str, prices: Prices) -> PlannedMember:
+def _plan_surplus(cluster: Cluster, group: str, prices: Prices) -> PlannedMember:
     return PlannedMember(
         cluster.name or "",
         group,
         Action.SURPLUS,
         cluster.instance_type,
         cluster.num_nodes,
-        rate_of(cluster, prices),
+        hourly_rate_of(cluster, prices),
         cluster,
     )
 
 
-def rate_of(cluster: Cluster, prices: Prices) -> float | None:
-    """Return what a cluster costs in USD per hour, by its own word, else by the price of its kind."""
+def hourly_rate_of(cluster: Cluster, prices: Prices) -> float | None:
+    """Return the cost of a cluster in USD per hour.
+
+    It is the rate that the engine names for the cluster, else the price of its offer, else None.
+    """
     if cluster.hourly_rate is not None:
         return cluster.hourly_rate
     if cluster.instance_type is None or cluster.num_nodes is None:
@@ -243,26 +251,129 @@ def rate_of(cluster: Cluster, prices: Prices) -> float | None:
     return prices.get((cluster.instance_type, cluster.num_nodes))
 
 
+def plan_volumes(
+    fleet: Fleet, volumes: Iterable[StorageVolume], prices: VolumePrices
+) -> tuple[PlannedMember, ...]:
+    """Plan the volumes of a fleet.
+
+    Args:
+        fleet: The fleet.
+        volumes: The account's volumes; those of other names are ignored.
+        prices: The prices of the fleet's volumes.
+    """
+    named: defaultdict[str | None, list[StorageVolume]] = defaultdict(list)
+    for volume in volumes:
+        named[volume.name].append(volume)
+    return tuple(
+        _plan_volume(group, volume_name(fleet, group), named[volume_name(fleet, group)], prices)
+        for group in fleet.volumes
+    )
+
+
+def _plan_volume(
+    wanted: VolumeGroup, name: str, found: Sequence[StorageVolume], prices: VolumePrices
+) -> PlannedMember:
+    size = f"{wanted.size_gb} GB"
+    if not found:
+        price = prices.get(wanted.size_gb)
+        return PlannedMember(name, wanted.name, Action.CREATE, size, None, price)
+    volume = found[0]
+    rate = volume.hourly_rate if volume.hourly_rate is not None else prices.get(wanted.size_gb)
+    action, problem = Action.KEEP if volume.status == "READY" else Action.JOIN, ""
+    if len(found) > 1:
+        action = Action.CONFLICT
+        problem = f"there are several volumes named {name}: {' and '.join(one.id for one in found)}"
+    elif volume.size_gb is not None and volume.size_gb != wanted.size_gb:
+        action = Action.CONFLICT
+        problem = f"{name} exists with {volume.size_gb} GB ({volume.id}), and the fleet wants {size}; it was left alone"
+    return PlannedMember(name, wanted.name, action, size, None, rate, None, problem, volume)
+
+
+@attrs.define
+class Budget:
+    """The hourly cost that is reserved for each member of a fleet, and the limit for all together.
+
+    A member's price is reserved before its create is sent. So members that fall back to dearer instance types at the
+    same time cannot pass the limit together.
+
+    Attributes:
+        limit: USD per hour for all members together; None means no limit.
+    """
+
+    limit: float | None
+    _reserved: dict[str, float] = attrs.field(factory=dict[str, float])
+
+    @classmethod
+    def of(cls, plan: Plan) -> Budget:
+        """Return the budget of a plan, with the planned hourly rate of each cluster and volume reserved."""
+        budget = cls(plan.max_hourly_cost)
+        for entry in plan.members:
+            budget.reserve(entry.name, entry.hourly_rate)
+        for index, entry in enumerate(plan.surplus):
+            budget.reserve(
+                f"{entry.name} {index}", entry.hourly_rate
+            )  # several surplus clusters may have one name
+        return budget
+
+    def total_with(self, member: str, rate: float) -> float:
+        """Return the cost of all members if this member had this rate; both in USD per hour. Nothing is reserved."""
+        return sum(self._reserved.values()) - self._reserved.get(member, 0.0) + rate
+
+    def reason_against(self, member: str, rate: float | None) -> str | None:
+        """Return why a member may not have this rate, or None if it may. Nothing is reserved.
+
+        Args:
+            member: The member's name.
+            rate: USD per hour; None where the engine names no price, which only a budget without a limit accepts.
+        """
+        if self.limit is None:
+            return None
+        if rate is None:
+            return "the engine names no price for it"
+        cost = self.total_with(member, rate)
+        if _exceeds(cost, self.limit):
+            return f"with it the fleet would cost ${cost:.2f} per hour, and the limit is ${self.limit:.2f}"
+        return None
+
+    def reserve(self, member: str, rate: float | None) -> None:
+        """Reserve a rate for a member in place of the earlier one. The limit is not checked.
+
+        Args:
+            member: The member's name.
+            rate: USD per hour; None reserves nothing.
+        """
+        self._reserved[member] = rate or 0.0
+
+
+def _exceeds(cost: float, limit: float) -> bool:
+    """Whether a cost is above a limit by more than the rounding of a sum; both in USD per hour."""
+    return cost - limit > 1e-6
+
+
 def check_budget(plan: Plan) -> None:
-    """Check a plan against its `max_hourly_cost`, at the first preferences.
+    """Check the cost of a plan against its `max_hourly_cost`, with the first instance type of each list.
+
+    A plan that creates nothing passes.
 
     Raises:
-        BudgetExceeded: Something would be created, and all would cost too much together, or a price is not known.
+        BudgetExceeded: The fleet would cost more than the limit, or a price is not known.
     """
     limit = plan.max_hourly_cost
     if limit is None or not plan.to_create:
         return
     cost = plan.hourly_cost_after
     if cost is None:
-        unpriced = [entry for entry in (*plan.members, *plan.surplus) if entry.hourly_rate is None]
-        kinds = sorted({entry.instance_type or entry.name for entry in unpriced})
+        entries = (*plan.members, *plan.surplus)
+        unpriced = sorted(
+            {entry.instance_type or entry.name for entry in entries if entry.hourly_rate is None}
+        )
         raise BudgetExceeded(
-            f"the engine names no price for {', '.join(kinds)}, so whether {plan.fleet} keeps to its "
-            f"max_hourly_cost of ${limit:.2f} is not known; nothing was created",
+            f"the engine names no price for {', '.join(unpriced)}, so the cost of {plan.fleet} cannot be compared with its "
+            f"max_hourly_cost of ${limit:.2f}; nothing was created",
             hourly_cost=None,
             limit=limit,
         )
-    if exceeds(cost, limit):
+    if _exceeds(cost, limit):
         raise BudgetExceeded(
             f"{plan.fleet} would cost ${cost:.2f} per hour, and its max_hourly_cost is ${limit:.2f}; "
             "nothing was created",

@@ -1,61 +1,64 @@
-"""What became of a fleet, as frozen records."""
+"""The result of a run over a fleet: frozen reports, the error of members that failed, and the running clusters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Self
+from types import MappingProxyType
+from typing import Self, overload
 
 import attrs
 
 from tensorpool_async.errors import FleetError
 from tensorpool_async.fleet.plan import total
+from tensorpool_async.fleet.spec import Fleet
+from tensorpool_async.models import Cluster, StorageVolume
 
 
 class MemberState(StrEnum):
-    """Where a member stands in `up` or `down`."""
+    """The state of a member during `up` or `down`."""
 
     WAITING = "WAITING"
     """Nothing was done for it yet."""
     CLEARING = "CLEARING"
-    """Its name is still held by a cluster that failed or that is being destroyed."""
+    """A cluster of its name failed or is being destroyed; a new one is created when the name is free."""
     CREATING = "CREATING"
-    """It was asked for, or is on its way."""
+    """Its create was sent, or it is being created."""
     RUNNING = "RUNNING"
-    """It is there."""
+    """The cluster runs, or the volume is ready."""
     FAILED = "FAILED"
-    """It could not be had, or could not be destroyed; its error says why."""
+    """It could not be created or could not be destroyed; the error says why."""
     DESTROYING = "DESTROYING"
     """It is being destroyed."""
     DESTROYED = "DESTROYED"
-    """It is gone."""
+    """It was destroyed."""
     ABSENT = "ABSENT"
-    """There is no such cluster (in the answer of `status`)."""
+    """It does not exist."""
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more follows in this run."""
+        """Whether the run does nothing more for the member."""
         return self in {MemberState.RUNNING, MemberState.FAILED, MemberState.DESTROYED, MemberState.ABSENT}
 
 
 @attrs.frozen(kw_only=True)
 class MemberReport:
-    """What became of one member.
+    """The result of one member.
 
     Attributes:
-        name: The cluster's name.
+        name: The name of the cluster or volume.
         group: The name of its group.
-        state: A `MemberState`; in the answer of `status` the engine's own word, or ABSENT.
-        id: The cluster's id, where there is a cluster.
-        instance_type: What it is, or what was asked for last.
-        ip: Its first public address.
-        seconds: From the moment that the engine accepted it until it was ready, with failed attempts before; of
-            `down`, until it was gone.
-        polls: How often the engine was asked how far it is.
-        hourly_rate: What it costs, in USD per hour; None where there is no cluster, or the engine names no price.
-        error: Why it failed, as a sentence.
-        outcome: What the end of an `async with` block left of it, in words; empty before that.
-        tried: The instance types that this run asked for, in order.
+        state: A `MemberState`; in a report of `status` the engine's own status, or ABSENT.
+        id: The id of the cluster or volume; None where there is none.
+        instance_type: Its type, or the type that was requested last; for a volume its size.
+        ip: The cluster's first public address.
+        seconds: Seconds from the first accepted create until it was ready, including creates that failed; for `down`,
+            seconds until it was destroyed.
+        polls: How often its operations were polled.
+        hourly_rate: Its cost in USD per hour; None where nothing exists or the engine names no price.
+        error: Why it failed, in one line.
+        outcome: What the end of an `async with` block did with it, in words; empty before that.
+        tried: The instance types that this run requested, in order.
     """
 
     name: str
@@ -74,16 +77,16 @@ class MemberReport:
 
 @attrs.frozen(kw_only=True)
 class FleetReport:
-    """What became of a fleet, also as far as it came: of a run that failed or was cancelled.
+    """The result of a run over a fleet, complete or so far; also of a run that failed or was cancelled.
 
-    The counts of requests are those of the client while the run lasted, with what else it did.
+    The counts of requests are those of the whole client during the run, so they include its other work.
 
     Attributes:
         fleet: The fleet's name.
         members: The members, group by group.
-        seconds: How long the run took, or has taken so far.
+        seconds: The duration of the run, in seconds, or the time since its start.
         requests: HTTP attempts.
-        rate_limited: Answers that asked to wait: 429, or 503 with Retry-After.
+        rate_limited: Answers 429, and 503 with Retry-After.
         retries: Attempts that repeated a request.
     """
 
@@ -96,19 +99,19 @@ class FleetReport:
 
     @property
     def sequential_seconds(self) -> float:
-        """What the same would have taken one after another: the sum of the members' own seconds."""
+        """Seconds that the run would take if it handled one member after another: the sum of the members' seconds."""
         return sum(member.seconds for member in self.members)
 
     @property
     def hourly_cost(self) -> float | None:
-        """What exists costs together, in USD per hour; None if a price is not known."""
+        """The cost of all that exists, in USD per hour; None if a price is not known."""
         return total(member.hourly_rate for member in self.existing)
 
     @property
     def existing(self) -> tuple[MemberReport, ...]:
-        """The members that have a cluster which is not gone."""
-        gone = {MemberState.ABSENT, MemberState.DESTROYED}
-        return tuple(member for member in self.members if member.id and member.state not in gone)
+        """The members whose cluster or volume exists."""
+        without = {MemberState.ABSENT, MemberState.DESTROYED}
+        return tuple(member for member in self.members if member.id and member.state not in without)
 
     @property
     def failed(self) -> tuple[MemberReport, ...]:
@@ -117,12 +120,12 @@ class FleetReport:
 
 
 class FleetIncomplete(FleetError):
-    """Members of a fleet failed, and the others went on.
+    """Members of a fleet failed.
 
     Attributes:
         exceptions: One error for each failed member, each with a note that names the member.
-        members: What became of each member, by name, also of those that are well.
-        report: The same in full.
+        members: A line about the result of each member, by name, also of those that did not fail.
+        report: The full report.
     """
 
     report: FleetReport
@@ -135,8 +138,8 @@ class FleetIncomplete(FleetError):
         *,
         report: FleetReport | None = None,
     ) -> Self:
-        """Make the group, with the members as the report has them."""
-        group = super().__new__(cls, message, exceptions, members or _outcomes(report))
+        """Make the group; the lines about the members come from the report unless they are given."""
+        group = super().__new__(cls, message, exceptions, members or _member_lines(report))
         group.report = report or FleetReport(fleet="", members=())
         return group
 
@@ -144,23 +147,83 @@ class FleetIncomplete(FleetError):
         self,
         message: str,
         exceptions: Sequence[Exception],
-        members: Mapping[str, str] | None = None,  # noqa: ARG002 - __new__ has kept them
+        members: Mapping[str, str] | None = None,  # noqa: ARG002 - used by __new__
         *,
-        report: FleetReport | None = None,  # noqa: ARG002 - __new__ has kept it
+        report: FleetReport | None = None,  # noqa: ARG002 - used by __new__
     ) -> None:
         super().__init__(message, exceptions)
 
     def derive(self, excs: Sequence[Exception]) -> FleetIncomplete:  # type: ignore[override]
-        """Make a group of some of the errors, as `split` and `except*` ask for."""
+        """Make a group of some of the errors; `split` and `except*` call this."""
         return FleetIncomplete(self.message, excs, self.members, report=self.report)
 
 
-def _outcomes(report: FleetReport | None) -> dict[str, str]:
-    return {member.name: _outcome(member) for member in report.members} if report else {}
+def _member_lines(report: FleetReport | None) -> dict[str, str]:
+    return {member.name: _member_line(member) for member in report.members} if report else {}
 
 
-def _outcome(member: MemberReport) -> str:
-    cluster = f" ({member.id})" if member.id else ""
+def _member_line(member: MemberReport) -> str:
+    resource_id = f" ({member.id})" if member.id else ""
     reason = f": {member.error}" if member.error else ""
     outcome = f"; {member.outcome}" if member.outcome else ""
-    return f"{member.state}{cluster}{reason}{outcome}"
+    return f"{member.state}{resource_id}{reason}{outcome}"
+
+
+class FleetMembers(Sequence[Cluster]):
+    """The running clusters of a fleet, in the order of the fleet file, for the body of its `async with` block.
+
+    An index is a position or a name: `members[0]`, `members["sweep-trainer-0"]`. With `min_ready`, members that failed
+    are left out.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        clusters: Mapping[str, Cluster],
+        volumes: Mapping[str, StorageVolume],
+        report: Callable[[], FleetReport],
+    ) -> None:
+        self._fleet = fleet
+        self._clusters = dict(clusters)
+        self._order = tuple(self._clusters.values())
+        self._volumes = dict(volumes)
+        self._report = report
+
+    @property
+    def report(self) -> FleetReport:
+        """The report at this moment; after the block it has the outcome of each member."""
+        return self._report()
+
+    @property
+    def volumes(self) -> Mapping[str, StorageVolume]:
+        """The volumes that are ready, by their names in the fleet file."""
+        return MappingProxyType(self._volumes)
+
+    def group(self, name: str) -> list[Cluster]:
+        """Return the running clusters of a group.
+
+        Raises:
+            KeyError: The fleet has no such group.
+        """
+        if name not in {group.name for group in self._fleet.clusters}:
+            raise KeyError(name)
+        return [
+            self._clusters[member.name]
+            for member in self._fleet.members
+            if member.group.name == name and member.name in self._clusters
+        ]
+
+    @overload
+    def __getitem__(self, key: int | str) -> Cluster: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Cluster, ...]: ...
+
+    def __getitem__(self, key: int | str | slice) -> Cluster | tuple[Cluster, ...]:
+        return self._clusters[key] if isinstance(key, str) else self._order[key]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __repr__(self) -> str:
+        return f"<FleetMembers of {self._fleet.name}: {', '.join(self._clusters) or 'none'}>"

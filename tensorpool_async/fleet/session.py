@@ -1,4 +1,4 @@
-"""A fleet and a client: plan it, bring it up, look at it, take it down."""
+"""The session of a fleet: plan it, bring it up, report its status, destroy it."""
 
 from __future__ import annotations
 
@@ -8,45 +8,48 @@ from typing import Literal
 
 import anyio
 
-from tensorpool_async.client import TensorPool
+from tensorpool_async.fleet.client_protocol import FleetClient
 from tensorpool_async.fleet.context import ContextOptions, FleetContext
-from tensorpool_async.fleet.created import CreatedResources
-from tensorpool_async.fleet.members import FleetMembers
-from tensorpool_async.fleet.plan import Plan, by_name, check_budget
+from tensorpool_async.fleet.plan import Plan, check_budget, clusters_by_name
 from tensorpool_async.fleet.progress import FleetProgress, MemberListener, MemberProgress
-from tensorpool_async.fleet.report import FleetIncomplete, FleetReport, MemberReport, MemberState
-from tensorpool_async.fleet.rollout import Rollout
-from tensorpool_async.fleet.send_queue import SendQueue
-from tensorpool_async.fleet.snapshot import take_snapshot
-from tensorpool_async.fleet.spec import Fleet
+from tensorpool_async.fleet.report import (
+    FleetIncomplete,
+    FleetMembers,
+    FleetReport,
+    MemberReport,
+    MemberState,
+)
+from tensorpool_async.fleet.rollout import Rollout, list_volumes, take_snapshot
+from tensorpool_async.fleet.spec import Fleet, volume_name
 from tensorpool_async.fleet.teardown import Teardown
-from tensorpool_async.fleet.volumes import VolumeKeeper, volume_name, volumes_of
 from tensorpool_async.models import Cluster, StorageVolume
 
 
 class FleetSession:
-    """Work on one fleet, as `tp.fleet(fleet)`.
+    """One fleet and a client; `tp.fleet(fleet)` returns it.
 
-    A member's name is its identity and the engine is the state; nothing is kept elsewhere. So everything here can be
-    run again, after a crash and from another machine too.
+    A member's name is its identity, and the engine holds all state. So every method can be repeated, also after a crash
+    or on another machine.
 
-    As a context manager it is all or nothing. `async with tp.fleet(fleet) as members:` brings the fleet up as `up` does,
-    and gives its clusters as `FleetMembers`. When the block ends (normally, by an exception, by cancellation, by Ctrl-C)
-    what it has made is destroyed, volumes after clusters and with all data on them, whatever the fleet file protects
-    from deletion. What was there before, or was made by somebody else, is left. Nothing is destroyed while its creation
-    is still going on at the engine, and no creation that was sent is forgotten: its answer is waited for. Being cancelled
-    does not shorten this; a second Ctrl-C does, and what is left then is logged with its price and the command that
-    destroys it. SIGTERM does the same as Ctrl-C for a client with `handle_sigterm=True`, and else ends the process at
-    once. A journal that cannot be written keeps clusters from being created, and never from being destroyed. What costs
-    most is destroyed first. Entering raises what `up` raises.
+    As a context manager it is all or nothing. `async with tp.fleet(fleet) as members:` brings the fleet up as `up` does
+    and gives its clusters as `FleetMembers`. Entering raises what `up` raises.
 
-    If the end of a block cannot destroy everything, the body's own error stays the one that is raised, with a note for
-    each cluster that is left; without one, `FleetError` is raised.
+    When the block ends (normally, by an exception, by cancellation, by Ctrl-C), everything that it created is destroyed:
+    clusters first, then volumes with all their data, also where the fleet protects them from deletion. What existed
+    before, or was created by others, is left alone. A cluster that is still being created is destroyed once its create
+    has ended, and the answer to each create that was sent is awaited. The most expensive are destroyed first.
+
+    A cancellation does not shorten this. A second Ctrl-C does: what is left is then logged with its price and the
+    command that destroys it. For a client with `handle_sigterm=True`, SIGTERM does the same as Ctrl-C; otherwise SIGTERM
+    ends the process at once. If the journal cannot be written, no cluster is created, but clusters are still destroyed.
+
+    If something could not be destroyed, the error of the body gets a note about each member that is left; if the body
+    raised no error, `FleetError` is raised.
     """
 
     def __init__(
         self,
-        tp: TensorPool,
+        tp: FleetClient,
         fleet: Fleet,
         *,
         on_failure: Literal["rollback", "keep"] = "rollback",
@@ -54,21 +57,21 @@ class FleetSession:
         rollback_timeout: float = 3600.0,
         on_event: MemberListener | None = None,
     ) -> None:
-        """Make a session; the options are those of `async with`.
+        """Make a session. The options apply to `async with` only.
 
         Args:
-            tp: The client.
-            fleet: What the fleet should be.
-            on_failure: What to do when a member fails while the block is entered, before the `FleetError` is raised:
-                "rollback" asks for no more and destroys what the block has made; "keep" destroys nothing. A block that
-                is cancelled destroys what it has made in either case.
-            min_ready: How many clusters must run; None: all of them. With so many the block runs, and what is left of
-                the failed ones is destroyed. Volumes must all be there.
-            rollback_timeout: Seconds that the destroying may take, counted from its beginning.
-            on_event: Called with a `FleetMemberChanged` for each change.
+            tp: The client, a `TensorPool`.
+            fleet: The fleet.
+            on_failure: What happens to the created members when a member fails while the block is entered, before
+                `FleetError` is raised. "rollback" stops the other members and destroys them; "keep" destroys nothing.
+                A block that is cancelled destroys them in either case.
+            min_ready: The number of clusters that must run for the body to run; None means all. Clusters that failed
+                are destroyed then. All volumes must be ready.
+            rollback_timeout: Seconds that destroying may take.
+            on_event: Called with a `FleetMemberChanged` for each change of a member.
 
         Raises:
-            ValueError: An option has no meaning, or not for this fleet.
+            ValueError: An option is invalid, or `min_ready` is more than the fleet's clusters.
         """
         self._tp = tp
         self._fleet = fleet
@@ -78,24 +81,24 @@ class FleetSession:
         self._options.check(fleet)
         self._on_event = on_event
         self._progress: FleetProgress | None = None
-        self._block: FleetContext | None = None
+        self._context: FleetContext | None = None
         self._entered = False
 
     async def __aenter__(self) -> FleetMembers:
         if self._entered:
-            raise RuntimeError(f"the block of the fleet {self._fleet.name} was entered already")
+            raise RuntimeError(f"the `async with` block of the fleet {self._fleet.name} was entered already")
         self._entered = True
         try:
             progress = FleetProgress(self._fleet.name, self._tp, self._on_event)
             snapshot = await take_snapshot(self._tp, self._fleet)
             check_budget(snapshot.plan)
-            block = FleetContext(self._tp, self._fleet, progress, snapshot, self._options)
+            context = FleetContext(self._tp, self._fleet, progress, snapshot, self._options)
             self._progress = progress
-            members = await block.enter()
+            members = await context.enter()
         except BaseException:
             self._entered = False
             raise
-        self._block = block
+        self._context = context
         return members
 
     async def __aexit__(
@@ -104,134 +107,137 @@ class FleetSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        block, self._block = self._block, None
+        context, self._context = self._context, None
         try:
-            if block is not None:
-                await block.leave(error)
+            if context is not None:
+                await context.leave(error)
         finally:
             self._entered = False
 
     @property
     def fleet(self) -> Fleet:
-        """What the fleet should be."""
+        """The fleet."""
         return self._fleet
 
     @property
     def report(self) -> FleetReport | None:
-        """How the last `up`, `down` or block stands, also while it runs and after it was cancelled; None before the first."""
+        """The report of the last `up`, `down` or block, so far; None before the first.
+
+        It is also available during a run, and after a run was cancelled.
+        """
         return None if self._progress is None else self._progress.report()
 
     async def plan(self) -> Plan:
-        """Find out what `up` would do, and what it would cost. Nothing is changed.
+        """Return what `up` would do and what it would cost. Nothing is changed.
 
         Raises:
-            ConfigurationError: The engine does not rent out what the fleet asks for.
-            TensorPoolError: The engine could not be asked.
+            ConfigurationError: The engine does not offer an instance type or number of nodes of the fleet.
+            TensorPoolError: A request failed.
         """
         return (await take_snapshot(self._tp, self._fleet)).plan
 
     async def up(self, *, on_event: MemberListener | None = None) -> FleetReport:
-        """Make the fleet as it should be: create what is missing, join what is on its way, leave what runs.
+        """Create the members that are missing, join creates in progress, and leave running members alone.
 
-        All members go side by side. Where there is no capacity for an instance type, the next one of the list is
-        asked for. A cluster that failed is destroyed and made anew; one that differs from what is wanted is left alone.
-        Volumes are made beside the clusters, and attached once both are there, which restarts the clusters' nodes.
+        All members are brought up concurrently. Where the engine has no capacity for an instance type, the next one of
+        the list is requested. A cluster that failed is destroyed and created again. A cluster that differs from the
+        fleet's definition is left alone, and its member fails. Volumes are attached once they and the clusters are
+        ready, which restarts the nodes of the clusters.
 
-        When this is cancelled, nothing is destroyed; what was sent is waited for, 5 seconds at most, so that `report`
-        knows it.
+        A cancellation destroys nothing. It waits up to 5 seconds for the answers to creates that were sent, so that
+        `report` includes them.
 
         Args:
-            on_event: Called with a `FleetMemberChanged` for each change.
+            on_event: Called with a `FleetMemberChanged` for each change of a member.
 
         Returns:
-            What became of each member.
+            The result of each member.
 
         Raises:
             BudgetExceeded: The fleet would cost more than its `max_hourly_cost`. Nothing was created.
-            ConfigurationError: The engine does not rent out what the fleet asks for. Nothing was created.
+            ConfigurationError: The engine does not offer an instance type or number of nodes of the fleet. Nothing was
+                created.
             FleetError: Members failed; the others run.
-            TensorPoolError: The engine could not be asked. Nothing was created.
+            TensorPoolError: A request before the first create failed. Nothing was created.
         """
         progress = FleetProgress(self._fleet.name, self._tp, on_event)
         snapshot = await take_snapshot(self._tp, self._fleet)
         check_budget(snapshot.plan)
-        climb = Rollout(self._tp, self._fleet, progress, snapshot)
+        rollout = Rollout(self._tp, self._fleet, progress, snapshot)
         self._progress = progress
         try:
-            await climb.run()
+            await rollout.run()
         finally:
             progress.close()
-        return self._conclude(progress, "could not be brought up")
+        return self._result_of(progress, "could not be brought up")
 
     async def down(self, *, on_event: MemberListener | None = None) -> FleetReport:
-        """Destroy every cluster of the fleet, also those that failed and those beyond the count of their group.
+        """Destroy all clusters of the fleet, then its volumes with all their data.
 
-        Its volumes are destroyed after them, with all data on them, unless they are protected from deletion.
-
-        Those that are being created are waited for first. Only clusters whose names belong to the fleet are touched.
-        A journal that cannot be written does not prevent it: what is sent without an entry is told in the log.
+        Clusters that failed, or are beyond the count of their group, are destroyed too. A cluster that is still being
+        created is destroyed once its create has ended. Clusters whose names do not belong to the fleet are left alone.
+        The engine refuses to destroy what is protected from deletion. The most expensive clusters are destroyed first.
+        If the journal cannot be written, they are destroyed all the same, and the log names each request that has no
+        entry in the journal.
 
         Args:
-            on_event: Called with a `FleetMemberChanged` for each change.
+            on_event: Called with a `FleetMemberChanged` for each change of a member.
 
         Returns:
-            What became of each cluster that was there.
+            The result of each cluster and volume that existed.
 
         Raises:
-            FleetError: Some could not be destroyed, because they are protected for example; the others are gone.
-            TensorPoolError: The engine could not be asked. Nothing was destroyed.
+            FleetError: Some could not be destroyed, for example because they are protected; the others were destroyed.
+            TensorPoolError: A request before the first destroy failed. Nothing was destroyed.
         """
         progress = FleetProgress(self._fleet.name, self._tp, on_event)
-        mine = self._mine(await self._tp.clusters.list())
+        clusters = self._clusters_in(await self._tp.clusters.list())
         self._progress = progress
-        for cluster, group in mine:
-            progress.open(cluster.id, _progress_of(cluster, group))
-        volumes = await volumes_of(self._tp, self._fleet)
+        for cluster, group in clusters:
+            progress.add(cluster.id, _progress_of(cluster, group))
+        volumes = await list_volumes(self._tp, self._fleet)
         for volume in volumes:
-            progress.open(volume.id, _volume_progress_of(volume, self._fleet))
+            progress.add(volume.id, _volume_progress_of(volume, self._fleet))
         teardown = Teardown(self._tp, progress)
-        keeper = VolumeKeeper(
-            self._tp, self._fleet, progress, SendQueue(self._tp.limiter.max_in_flight), CreatedResources()
-        )
         try:
             async with anyio.create_task_group() as tasks:
-                # The time may be short: what costs most goes first.
-                for cluster, _ in sorted(mine, key=lambda one: one[0].hourly_rate or 0.0, reverse=True):
-                    tasks.start_soon(teardown.take_down, cluster)
-            # After the clusters: a volume that is attached cannot be destroyed.
+                # The process may be killed before all is destroyed, and requests are sent in this order.
+                for cluster, _ in sorted(clusters, key=_rate_of, reverse=True):
+                    tasks.start_soon(teardown.destroy_cluster, cluster)
+            # After the clusters, because a volume that is attached cannot be destroyed.
             async with anyio.create_task_group() as tasks:
                 for volume in volumes:
-                    tasks.start_soon(keeper.take_down, volume)
+                    tasks.start_soon(teardown.destroy_volume, volume)
         finally:
             progress.close()
-        return self._conclude(progress, "could not be destroyed")
+        return self._result_of(progress, "could not be destroyed")
 
     async def status(self) -> FleetReport:
-        """Ask the engine how the fleet is. Nothing is changed.
+        """Read the state of the fleet from the engine. Nothing is changed.
 
         Returns:
-            Every member, ABSENT where there is no cluster, and what exists beyond the counts of the groups.
+            Every member, ABSENT where none exists, and the clusters beyond the counts of their groups.
 
         Raises:
-            TensorPoolError: The engine could not be asked.
+            TensorPoolError: A request failed.
         """
-        mine = self._mine(await self._tp.clusters.list())
-        volumes = await volumes_of(self._tp, self._fleet)
+        clusters = self._clusters_in(await self._tp.clusters.list())
+        volumes = await list_volumes(self._tp, self._fleet)
         wanted = {member.name: member.group.name for member in self._fleet.members}
         wanted |= {volume_name(self._fleet, volume): volume.name for volume in self._fleet.volumes}
-        there = {cluster.name for cluster, _ in mine} | {volume.name for volume in volumes}
-        absent = [
+        existing = {cluster.name for cluster, _ in clusters} | {volume.name for volume in volumes}
+        reports = [
             MemberReport(name=name, group=group, state=MemberState.ABSENT)
             for name, group in wanted.items()
-            if name not in there
+            if name not in existing
         ]
-        found = [_report_of(cluster, group) for cluster, group in mine]
-        found += [_report_of_volume(volume, self._fleet) for volume in volumes]
-        return FleetReport(fleet=self._fleet.name, members=self._in_order([*absent, *found]))
+        reports += [_report_of(cluster, group) for cluster, group in clusters]
+        reports += [_volume_report_of(volume, self._fleet) for volume in volumes]
+        return FleetReport(fleet=self._fleet.name, members=self._in_order(reports))
 
-    def _mine(self, clusters: Iterable[Cluster]) -> list[tuple[Cluster, str]]:
-        """Return the clusters that belong to the fleet by their names, with the names of their groups."""
-        named = by_name(clusters)
+    def _clusters_in(self, clusters: Iterable[Cluster]) -> list[tuple[Cluster, str]]:
+        """Return those clusters whose names belong to the fleet, each with the name of its group."""
+        named = clusters_by_name(clusters)
         return [
             (cluster, group.name)
             for name, found in named.items()
@@ -240,27 +246,32 @@ class FleetSession:
         ]
 
     def _in_order(self, members: Iterable[MemberReport]) -> tuple[MemberReport, ...]:
+        """Sort by group and index, with the volumes last."""
         groups = [group.name for group in self._fleet.clusters]
-
         volumes = [volume_name(self._fleet, volume) for volume in self._fleet.volumes]
 
-        def place(member: MemberReport) -> tuple[int, int]:
+        def position(member: MemberReport) -> tuple[int, int]:
             if member.name in volumes:
                 return len(groups), volumes.index(member.name)
             return groups.index(member.group), int(member.name.rpartition("-")[2])
 
-        return tuple(sorted(members, key=place))
+        return tuple(sorted(members, key=position))
 
-    def _conclude(self, progress: FleetProgress, what: str) -> FleetReport:
+    def _result_of(self, progress: FleetProgress, failure: str) -> FleetReport:
+        """Return the report of a run, or raise `FleetIncomplete` if members failed."""
         report = progress.report()
         if progress.errors:
             failed = len(progress.errors)
             raise FleetIncomplete(
-                f"{failed} of {len(report.members)} members of {report.fleet} {what}",
+                f"{failed} of {len(report.members)} members of {report.fleet} {failure}",
                 progress.errors,
                 report=report,
             )
         return report
+
+
+def _rate_of(one: tuple[Cluster, str]) -> float:
+    return one[0].hourly_rate or 0.0
 
 
 def _progress_of(cluster: Cluster, group: str) -> MemberProgress:
@@ -282,15 +293,15 @@ def _volume_progress_of(volume: StorageVolume, fleet: Fleet) -> MemberProgress:
     )
 
 
-def _report_of_volume(volume: StorageVolume, fleet: Fleet) -> MemberReport:
-    entry = _volume_progress_of(volume, fleet)
+def _volume_report_of(volume: StorageVolume, fleet: Fleet) -> MemberReport:
+    progress = _volume_progress_of(volume, fleet)
     return MemberReport(
-        name=entry.name,
-        group=entry.group,
+        name=progress.name,
+        group=progress.group,
         state="UNKNOWN" if volume.status is None else str(volume.status),
-        id=entry.id,
-        instance_type=entry.instance_type,
-        hourly_rate=entry.hourly_rate,
+        id=progress.id,
+        instance_type=progress.instance_type,
+        hourly_rate=progress.hourly_rate,
     )
 
 

@@ -1,6 +1,6 @@
-"""On which line of a TOML text each key stands: the standard library's parser does not say.
+"""Find the line of each key in a TOML text; `tomllib` does not report lines.
 
-It reads a text that the parser accepts, and the part before the mistake of one that the parser refuses.
+The reader accepts every text that `tomllib` accepts. In a text that `tomllib` refuses, it reads up to the mistake.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"
-"""Keys from the outermost table inward; a number is the place in a list."""
+"""The keys from the outermost table inward; an int is an index into a list."""
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
@@ -28,8 +28,8 @@ _STRING = re.compile(
 _SCALAR = re.compile(r"[^,\]}\n#]+")
 
 
-class _NoSense(Exception):
-    """The text is no TOML from here on."""
+class _InvalidTOML(Exception):
+    """The text is not valid TOML from this position on."""
 
 
 class KeyLines:
@@ -37,121 +37,121 @@ class KeyLines:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = 0
-        self._starts = [match.end() for match in re.finditer("\n", text)]
-        self._found: list[tuple[KeyPath, int]] = []
-        with contextlib.suppress(_NoSense, RecursionError):  # the parser says what is wrong
-            self._document()
+        self._position = 0
+        self._line_starts = [match.end() for match in re.finditer("\n", text)]
+        self._keys: list[tuple[KeyPath, int]] = []
+        with contextlib.suppress(_InvalidTOML, RecursionError):  # tomllib reports the mistake
+            self._read_document()
 
     def line_of(self, path: KeyPath) -> int | None:
-        """Return the line of a key, or of the innermost table around it that has a line."""
-        lines = dict(reversed(self._found))
+        """Return the line of a key, else of the innermost table around it that has a line, else None."""
+        line_by_key = dict(reversed(self._keys))
         for size in range(len(path), 0, -1):
-            if path[:size] in lines:
-                return lines[path[:size]]
+            if path[:size] in line_by_key:
+                return line_by_key[path[:size]]
         return None
 
     def key_before(self, line: int) -> KeyPath | None:
         """Return the last key that stands on this line or before it."""
-        return next((path for path, at in reversed(self._found) if at <= line), None)
+        return next((path for path, key_line in reversed(self._keys) if key_line <= line), None)
 
-    def _note(self, path: KeyPath, at: int) -> None:
-        self._found.append((path, bisect_right(self._starts, at) + 1))
+    def _record_key(self, path: KeyPath, position: int) -> None:
+        self._keys.append((path, bisect_right(self._line_starts, position) + 1))
 
-    def _document(self) -> None:
+    def _read_document(self) -> None:
         table: KeyPath = ()
         while True:
-            self._take(_BLANK)
-            if self._at >= len(self._text):
+            self._consume(_BLANK)
+            if self._position >= len(self._text):
                 return
-            start = self._at
+            start = self._position
             if self._text[start] == "[":
-                table = self._header()
-                self._note(table, start)
+                table = self._read_header()
+                self._record_key(table, start)
             else:
-                self._pair(table)
+                self._read_pair(table)
 
-    def _header(self) -> KeyPath:
-        brackets = "[[" if self._text.startswith("[[", self._at) else "["
+    def _read_header(self) -> KeyPath:
+        brackets = "[[" if self._text.startswith("[[", self._position) else "["
         self._expect(brackets)
-        path = self._key()
+        path = self._read_key()
         self._expect("]" * len(brackets))
         return path
 
-    def _pair(self, table: KeyPath) -> None:
-        start = self._at
-        path = table + self._key()
-        self._note(path, start)
+    def _read_pair(self, table: KeyPath) -> None:
+        start = self._position
+        path = table + self._read_key()
+        self._record_key(path, start)
         self._expect("=")
-        self._value(path)
+        self._read_value(path)
 
-    def _key(self) -> KeyPath:
+    def _read_key(self) -> KeyPath:
         parts: list[str] = []
         while True:
-            self._take(_SPACE)
-            parts.append(self._key_part())
-            self._take(_SPACE)
-            if not self._text.startswith(".", self._at):
+            self._consume(_SPACE)
+            parts.append(self._read_key_part())
+            self._consume(_SPACE)
+            if not self._text.startswith(".", self._position):
                 return tuple(parts)
-            self._at += 1
+            self._position += 1
 
-    def _key_part(self) -> str:
-        if self._text[self._at : self._at + 1] in {'"', "'"}:
-            quoted = self._take(_STRING)
+    def _read_key_part(self) -> str:
+        if self._text[self._position : self._position + 1] in {'"', "'"}:
+            quoted = self._consume(_STRING)
             try:
                 return str(tomllib.loads(f"key = {quoted}")["key"])
             except tomllib.TOMLDecodeError:
-                raise _NoSense from None
-        return self._take(_BARE_KEY)
+                raise _InvalidTOML from None
+        return self._consume(_BARE_KEY)
 
-    def _value(self, path: KeyPath) -> None:
-        self._take(_SPACE)
-        match self._text[self._at : self._at + 1]:
+    def _read_value(self, path: KeyPath) -> None:
+        self._consume(_SPACE)
+        match self._text[self._position : self._position + 1]:
             case '"' | "'":
-                self._take(_STRING)
+                self._consume(_STRING)
             case "[":
-                self._list(path)
+                self._read_list(path)
             case "{":
-                self._inline_table(path)
+                self._read_inline_table(path)
             case _:
-                self._take(_SCALAR)
+                self._consume(_SCALAR)
 
-    def _list(self, path: KeyPath) -> None:
+    def _read_list(self, path: KeyPath) -> None:
         self._expect("[")
         index = 0
-        while not self._ends_with("]"):
-            self._note((*path, index), self._at)
-            self._value((*path, index))
+        while not self._consume_end("]"):
+            self._record_key((*path, index), self._position)
+            self._read_value((*path, index))
             index += 1
-            self._separator("]")
+            self._consume_separator("]")
 
-    def _inline_table(self, path: KeyPath) -> None:
+    def _read_inline_table(self, path: KeyPath) -> None:
         self._expect("{")
-        while not self._ends_with("}"):
-            self._pair(path)
-            self._separator("}")
+        while not self._consume_end("}"):
+            self._read_pair(path)
+            self._consume_separator("}")
 
-    def _ends_with(self, end: str) -> bool:
-        self._take(_BLANK)
-        if not self._text.startswith(end, self._at):
+    def _consume_end(self, end: str) -> bool:
+        self._consume(_BLANK)
+        if not self._text.startswith(end, self._position):
             return False
-        self._at += 1
+        self._position += 1
         return True
 
-    def _separator(self, end: str) -> None:
-        self._take(_BLANK)
-        if not self._text.startswith(end, self._at):
+    def _consume_separator(self, end: str) -> None:
+        self._consume(_BLANK)
+        if not self._text.startswith(end, self._position):
             self._expect(",")
 
     def _expect(self, token: str) -> None:
-        self._take(_SPACE)
-        if not self._text.startswith(token, self._at):
-            raise _NoSense
-        self._at += len(token)
+        self._consume(_SPACE)
+        if not self._text.startswith(token, self._position):
+            raise _InvalidTOML
+        self._position += len(token)
 
-    def _take(self, pattern: re.Pattern[str]) -> str:
-        match = pattern.match(self._text, self._at)
+    def _consume(self, pattern: re.Pattern[str]) -> str:
+        match = pattern.match(self._text, self._position)
         if match is None:
-            raise _NoSense
-        self._at = match.end()
+            raise _InvalidTOML
+        self._position = match.end()
         return match.group()

@@ -20,7 +20,7 @@ class Pacer(Protocol):
         """The time from which the next request may go; infinite where that is not known yet."""
         ...
 
-    def take(self, now: float) -> None:
+    def record_send(self, now: float) -> None:
         """Count a request that goes now."""
         ...
 
@@ -59,9 +59,9 @@ class WaiterQueue:
         """
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight is {max_in_flight}, and must be at least 1")
-        self.max_in_flight = max_in_flight
-        self.in_flight = 0
-        self.granted = 0
+        self.max_in_flight: int = max_in_flight
+        self.in_flight: int = 0
+        self.granted: int = 0
         self._pacer = pacer
         self._wake = wake
         self._lanes: tuple[deque[asyncio.Future[float]], ...] = (deque(), deque(), deque())
@@ -155,7 +155,7 @@ class WaiterQueue:
             lane.clear()
 
     def _grant(self, now: float) -> float:
-        self._pacer.take(now)
+        self._pacer.record_send(now)
         self.in_flight += 1
         self.granted += 1
         return now

@@ -107,7 +107,7 @@ class SQLiteJournal:
         self._note(Write("ended", (entry, text(outcome), at)))
 
     def mark_deleted(self, engine: str, resource_id: str, at: float) -> None:
-        """Note that a resource is gone; see `Journal.gone`."""
+        """Note that a resource is gone; see `Journal.mark_deleted`."""
         _check_time(at)
         self._note(Write("gone", (text(engine), text(resource_id), at)))
 

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from tensorpool_async.models.enums import ClusterStatus
-from tensorpool_async.models.structure import names
+from tensorpool_async.models.wire_names import names
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.gen import make_dict_structure_fn, override
 
 from tensorpool_async.models.enums import OpenEnum
-from tensorpool_async.models.structure import wire_names_of_field
+from tensorpool_async.models.wire_names import wire_names_of_field
 
 
 FAILURES: tuple[type[Exception], ...] = (

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 from tensorpool_async.errors import DecodeError
-from tensorpool_async.models.structure import structure, wire_names_of
+from tensorpool_async.models.structure import structure
+from tensorpool_async.models.wire_names import wire_names_of
 
 
 T = TypeVar("T")

@@ -15,26 +15,14 @@ they themselves (see `converters`) are loaded with the first answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-import attrs
+from typing import Any, TypeVar, cast
 
 from tensorpool_async.errors import DecodeError
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
 T = TypeVar("T")
-
-WIRE_NAMES = "tensorpool_async.wire_names"
-
-
-def names(*wire_names: str) -> dict[str, tuple[str, ...]]:
-    """Make the metadata of a field that goes by these names on the wire, the preferred one first."""
-    return {WIRE_NAMES: wire_names}
 
 
 def structure(data: object, kind: type[T], *, path: str = "") -> T:
@@ -69,14 +57,3 @@ def unstructure(model: object) -> Any:
     from tensorpool_async.models import converters
 
     return converters.converter.unstructure(model)
-
-
-def wire_names_of_field(field: attrs.Attribute[Any]) -> tuple[str, ...]:
-    """Return the names that a field goes by on the wire, the preferred one first."""
-    return cast("tuple[str, ...]", field.metadata.get(WIRE_NAMES, (field.name,)))
-
-
-@cache
-def wire_names_of(kind: type[Any], name: str) -> tuple[str, ...]:
-    """Return the names that a field of a class goes by on the wire, the preferred one first."""
-    return wire_names_of_field(attrs.fields_dict(kind)[name])

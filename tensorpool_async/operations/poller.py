@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from tensorpool_async.errors import ConfigurationError, OperationError, TensorPoolError
-from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.requests import Lane, Request
 from tensorpool_async.protocol.responses import Response
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport.attempts import Transport
 
 
 class Pollable(Protocol):
@@ -177,7 +177,7 @@ class Poller:
                 jitter = jitter_of()
                 try:
                     request = operation.next_request()
-                    delay = operation.receive(await attempt(request), jitter, request)
+                    delay = operation.receive(await attempt(request, Lane.POLL), jitter, request)
                 except ConfigurationError as error:  # nothing can be sent, and another poll changes nothing
                     operation.end(error)
                     delay = None

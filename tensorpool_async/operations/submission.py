@@ -1,89 +1,94 @@
-"""Submissions: changes that have not been sent, and what makes operations of them."""
+"""`Submission`: a change that has not been sent."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import attrs
-
-from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, OperationTimeout, TensorPoolError
-from tensorpool_async.journal.recorder import NO_TAGS, CreateTags, JournalRecorder
+from tensorpool_async.errors import OperationTimeout, TensorPoolError
+from tensorpool_async.operations.executor import Change
 from tensorpool_async.operations.operation import Operation
-from tensorpool_async.operations.poller import Poller
-from tensorpool_async.protocol.operation import OperationMachine
-from tensorpool_async.protocol.operation_specs import DELETE_STARTED, Resource, is_deleting
-from tensorpool_async.protocol.polling import PollPolicy
-from tensorpool_async.protocol.requests import Request
-from tensorpool_async.protocol.send_stats import SendStats
-from tensorpool_async.protocol.tokens import UNSIGNED, AcceptedOperation, OperationRef, Tokens
-from tensorpool_async.texts import logger_of
-from tensorpool_async.transport import Transport
 
 
 T = TypeVar("T")
 
-logger: logging.Logger = logger_of("tensorpool_async")
 
-
-class Submission(Awaitable["Operation[T]"], Generic[T]):
+class Submission(Coroutine[Any, Any, "Operation[T]"], Generic[T]):
     """A change that has not been sent.
 
-    `await submission` sends it, and gives its `Operation` once the engine has accepted it. `await submission.result()`
-    does that and waits for the end. Either can be done once. One that is never awaited sends nothing, and warns.
+    `await submission` sends the change and returns its `Operation` once the engine has accepted it. `await
+    submission.result()` also waits for the end. A submission can be used once. It is a coroutine, so
+    `asyncio.create_task(submission)` and `TaskGroup.create_task(submission)` send the change too. A submission that is
+    never awaited sends nothing and issues a `RuntimeWarning`.
     """
 
-    __slots__ = ("_name", "_send", "_used", "_what")
+    __slots__ = ("_change", "_coroutine", "_execute", "_used", "_what")
 
     def __init__(
-        self, what: str, send: Callable[[], Coroutine[Any, Any, Operation[T]]], *, name: str | None = None
+        self,
+        what: str,
+        execute: Callable[[Change], Coroutine[Any, Any, Operation[T]]],
+        change: Change,
     ) -> None:
         self._used = False
         self._what = what
-        self._send = send
-        self._name = name
+        self._execute = execute
+        self._change = change
+        self._coroutine: Coroutine[Any, Any, Operation[T]] | None = None
 
     @property
     def name(self) -> str | None:
-        """The name of the resource that it makes, also when none was asked for; None where it makes nothing."""
-        return self._name
+        """The name of the resource that the change creates, given or random; None if it creates nothing."""
+        return self._change.request.name
 
     def __await__(self) -> Generator[Any, None, Operation[T]]:
         return self._use().__await__()
 
     def result(self, timeout: float | None = None) -> Coroutine[Any, Any, T]:
-        """Send it, and wait for the end of its operation.
+        """Send the change and wait for the end of its operation.
 
         Args:
-            timeout: Seconds until the end, counted from this call: waiting for a slot and sending it are part of it. None
-                waits as long as it takes.
+            timeout: The longest wait in seconds, counted from this call, including the wait for a slot and the send.
+                None waits without a limit.
 
         Raises:
-            StatusError: The engine refused it.
-            AmbiguousOutcomeError: Its answer was lost, and whether it was carried out is not known.
-            OperationTimeout: The timeout ran out. Where the engine had accepted it, `.operation` goes on. Where it had
-                not, there is no `.operation`, and the message says whether it had been sent.
-            OperationError: As `Operation.result`.
+            StatusError: The engine refused the change.
+            AmbiguousOutcomeError: The response was lost, and the outcome of the change is not known.
+            OperationTimeout: The timeout ran out. If the engine had accepted the change, `.operation` continues. If not,
+                `.operation` is None, and the message tells whether the change was sent.
+            OperationError: As for `Operation.result`.
         """
         return self._send_and_wait(self._use(), timeout)
 
-    def close(self) -> None:
-        """Give it up: nothing is sent, and nothing warned of."""
-        self._used = True
+    def send(self, value: Any, /) -> Any:
+        """Run the next step of the coroutine. The event loop calls this."""
+        if self._coroutine is None:
+            self._coroutine = self._use()
+        return self._coroutine.send(value)
 
-    async def _send_and_wait(self, sending: Coroutine[Any, Any, Operation[T]], timeout: float | None) -> T:
+    def throw(self, *error: Any) -> Any:
+        """Raise an error inside the coroutine. A submission that was not started sends nothing."""
+        if self._coroutine is None:
+            self._coroutine = self._use()
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """Close the coroutine. A submission that was not sent is not sent later, and issues no warning."""
+        self._used = True
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    async def _send_and_wait(self, coroutine: Coroutine[Any, Any, Operation[T]], timeout: float | None) -> T:
         if timeout is None:
-            return await (await sending).result()
+            return await (await coroutine).result()
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
-                operation = await sending
+                operation = await coroutine
         except TimeoutError as error:
             if not limit.expired() or isinstance(error, TensorPoolError):
                 raise
@@ -95,7 +100,25 @@ class Submission(Awaitable["Operation[T]"], Generic[T]):
         if self._used:
             raise RuntimeError(f"{self._what} was already sent, or given up; a submission is used once")
         self._used = True
-        return self._send()
+        return self._execute(self._change)
+
+    if not TYPE_CHECKING:  # type checkers have better messages for these mistakes
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"{self._what} has not been sent, so it has no {name!r}: write `operation = await submission` for the "
+                f"operation, and `(await submission.result()).{name}` for what its result has"
+            )
+
+        async def __aenter__(self) -> Any:
+            self.close()
+            raise TypeError(
+                f"{self._what} is no context manager: write `await submission.result()`, or use "
+                "`tp.clusters.ephemeral(…)` for a cluster that is destroyed at the end of a block"
+            )
+
+        async def __aexit__(self, *_: object) -> None:
+            """Never reached."""
 
     def __repr__(self) -> str:
         return f"<Submission {self._what}{', used' if self._used else ', not sent'}>"
@@ -113,112 +136,3 @@ class Submission(Awaitable["Operation[T]"], Generic[T]):
 def _state_of(late: TimeoutError) -> str:
     notes: list[str] = getattr(late.__cause__, "__notes__", [])  # of the cancellation that it began with
     return "; ".join(notes) or "nothing was sent that the engine carries out"
-
-
-class Submitter:
-    """Sends changes and makes operations of their answers, for all resources of a client."""
-
-    def __init__(
-        self,
-        transport: Transport,
-        poller: Poller,
-        polling: PollPolicy,
-        recorder: JournalRecorder,
-        tokens: Tokens = UNSIGNED,
-        *,
-        is_for_exit: bool = False,
-    ) -> None:
-        self.transport = transport
-        self.tokens = tokens
-        self.recorder = recorder
-        self._poller = poller
-        self._polling = polling
-        self._is_for_exit = is_for_exit
-
-    def for_exit(self) -> Submitter:
-        """Return one whose changes are sent also where the journal cannot be written."""
-        return Submitter(
-            self.transport, self._poller, self._polling, self.recorder, self.tokens, is_for_exit=True
-        )
-
-    async def submit(
-        self,
-        request: Request[AcceptedOperation],
-        ref: OperationRef,
-        send: Callable[[Request[AcceptedOperation]], Awaitable[AcceptedOperation]] | None = None,
-        tags: CreateTags = NO_TAGS,
-    ) -> Operation[Any]:
-        """Send a change, and return the operation that its answer names.
-
-        Args:
-            request: The change.
-            ref: What it is about, as far as that is known before its answer.
-            send: Sends it, where that takes more than sending it.
-            tags: What else the journal is told.
-        """
-        request.stats = stats = SendStats(asyncio.get_running_loop().time())
-        send = send or self.transport.send
-        begin = partial(self.begin, stats=stats)
-        try:
-            if not self.recorder.enabled:
-                return begin(await send(request))
-            if self._is_for_exit:
-                return await self.recorder.record_for_exit(request, ref, send, begin)
-            return await self.recorder.record(request, ref, tags, send, begin)
-        except asyncio.CancelledError as error:
-            if stats.lost:
-                error.add_note(_left_open(request))
-                if request.method == "POST" and request.name:
-                    logger.warning("%s", _left_open(request))
-            raise
-
-    async def submit_delete(
-        self, request: Request[AcceptedOperation], already_deleted: AcceptedOperation, resource: Resource
-    ) -> Operation[None]:
-        """Send a DELETE; if it meets a conflict after a lost answer, see whether that is its own first attempt."""
-
-        async def send(request: Request[AcceptedOperation]) -> AcceptedOperation:
-            try:
-                return await self.transport.send(request)
-            except AmbiguousOutcomeError:
-                try:
-                    model = await self.transport.send(resource.read(already_deleted.ref.resource_id or ""))
-                except NotFound:
-                    return already_deleted
-                if not is_deleting(model):
-                    raise
-                return attrs.evolve(
-                    already_deleted, ref=attrs.evolve(already_deleted.ref, expected={DELETE_STARTED: True})
-                )
-
-        return await self.submit(request, already_deleted.ref, send)
-
-    def begin(self, accepted: AcceptedOperation, stats: SendStats | None = None) -> Operation[Any]:
-        """Make the operation of a 202, and have it polled."""
-        machine = self._machine_of(accepted.ref)
-        operation: Operation[Any] = Operation(machine, self.transport, self._poller, self.tokens)
-        delay = machine.first_delay(accepted.retry_after, self.transport.random.random())
-        operation.start(delay, accepted=True, stats=stats)
-        return operation
-
-    def follow(self, ref: OperationRef) -> Operation[Any]:
-        """Make an operation that was begun before, here or elsewhere, and have it polled at once."""
-        operation = self.resume(ref)
-        operation.start(0.0)
-        return operation
-
-    def resume(self, ref: OperationRef) -> Operation[Any]:
-        """Make an operation that was begun before, here or elsewhere; it is polled while somebody awaits it."""
-        return Operation(self._machine_of(ref), self.transport, self._poller, self.tokens)
-
-    def _machine_of(self, ref: OperationRef) -> OperationMachine:
-        return OperationMachine(ref, self._polling, longest_pause=self.transport.retry.longest_pause)
-
-
-def _left_open(request: Request[Any]) -> str:
-    """Say that nobody waited for the answer to a change that was sent."""
-    subject = repr(request.name) if request.name else "what it changes"
-    return (
-        f"{request.method} {request.path} was sent, and nobody waited for its answer: the engine may carry it out; "
-        f"look for {subject} before it is sent again"
-    )

@@ -179,7 +179,7 @@ class AdaptiveRate:
             return "quota" if self.quota else "pause"
         return "quota" if self._left < 1.0 else "pace"
 
-    def take(self, now: float) -> None:
+    def record_send(self, now: float) -> None:
         """Count a request that goes now."""
         if self.max_per_second is not None:
             self._caller_next_at = max(self._caller_next_at, now - SLACK) + 1.0 / self.max_per_second
@@ -187,7 +187,7 @@ class AdaptiveRate:
         if self._left < inf:
             self._left = inf if now >= self._left_until else self._left - 1.0
         if self._late:
-            self._judge()
+            self._update_rate()
         if now >= self._header_rate_until:
             self._header_rate = inf
         rate = min(self._rate, self._header_rate)
@@ -216,7 +216,7 @@ class AdaptiveRate:
         quota = is_quota(retry_after, limits)
         if not quota and sent_at > self._refused_at:  # some clocks stand still for 15 ms
             if self._late:
-                self._judge()
+                self._update_rate()
             self._episode = ThrottleEpisode(
                 before=self._rate,
                 sent_at=sent_at,
@@ -225,7 +225,7 @@ class AdaptiveRate:
             )
             self._passed.clear()
             self._refused_at = now
-            self._judge()
+            self._update_rate()
             self._choose_hold()
         self._pause(now + retry_after, quota=quota)
         self._hold_until = self.paused_until + self._hold
@@ -255,7 +255,7 @@ class AdaptiveRate:
             self._left = 1.0
             self._update_ready_at()
 
-    def _judge(self) -> None:
+    def _update_rate(self) -> None:
         """Find the rate that is allowed from what got through, some of which is known only after the 429."""
         episode = self._episode
         episode.passed.extend(self._late)

@@ -36,7 +36,7 @@ class Decoder(Protocol):
         """
         ...
 
-    def finish(self) -> None:
+    def check_complete(self) -> None:
         """See whether the body is complete.
 
         Raises:
@@ -75,7 +75,7 @@ class _Plain:
             raise TooLarge
         return data
 
-    def finish(self) -> None:
+    def check_complete(self) -> None:
         pass
 
 
@@ -102,7 +102,7 @@ class _Inflater:
             self._inflater = None if inflater.eof else inflater
         return b"".join(parts)
 
-    def finish(self) -> None:
+    def check_complete(self) -> None:
         if self._inflater is not None:
             raise ValueError("the compressed body was cut off")
 

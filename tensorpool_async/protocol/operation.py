@@ -42,32 +42,31 @@ from tensorpool_async.protocol.operation_specs import (
     status_text,
 )
 from tensorpool_async.protocol.polling import PollPolicy, delay_after, first_delay
-from tensorpool_async.protocol.requests import Lane, Request, path_of
+from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Answer, Response, answer_of
 from tensorpool_async.protocol.tokens import OperationRef
 
 
-REQUEST_INFO = "/request/info"
+REQUEST_INFO = "/request/info/{id}"
 
 LASTING_404 = 5
-"""How many polls in a row find nothing until that is believed: what was just made may not be visible everywhere."""
+"""The number of 404 responses in a row that count as final. A new resource may not be visible everywhere at once."""
 
 LASTING_404_SECONDS = 2.0
-"""Seconds that must lie between these polls as well: an engine that asks to be polled at once would be believed too soon."""
+"""Seconds that these polls must span as well, since an engine may ask to be polled without a delay."""
 
 SHORTEST_404_DELAY = 0.05
-"""Seconds between two of these polls, once there were enough of them, also where the engine asks for none: else their
-time would never pass."""
+"""The shortest delay in seconds between two of these polls, once there were enough of them."""
 
 LONGEST_PAUSE = 120.0
-"""Seconds for which a refusal can put a poll off, unless something else is given."""
+"""The longest delay in seconds that an error response can cause; the default of `longest_pause`."""
 
 LASTING_NONSENSE = 20
-"""How many answers in a row are whole and cannot be read until that is believed to last."""
+"""The number of complete but undecodable responses in a row that count as final."""
 
 
 class Phase(Enum):
-    """Where an operation is in its life."""
+    """The phase of an operation: what its polls read."""
 
     FOLLOWING = "following its request"
     WATCHING = "watching the resource"
@@ -76,7 +75,7 @@ class Phase(Enum):
 
 
 class MachineInput(Enum):
-    """What an answer means to an operation."""
+    """The meaning of a response for an operation."""
 
     PROGRESS = "not done yet"
     NEXT_REQUEST = "one of several requests completed"
@@ -114,10 +113,10 @@ TRANSITIONS: dict[tuple[Phase, MachineInput], Phase] = {
 
 
 class OperationMachine:
-    """One operation: what to ask next, and what an answer changes.
+    """The state machine of one operation, without I/O.
 
-    `next_request()` says what to poll; what comes back goes to `receive` or `receive_failure`, which return the
-    seconds until the next poll, or None at the end. `result` and `error` then say how it ended.
+    `next_request()` returns the request to poll with. Pass the response to `receive`, or a failure to `receive_failure`;
+    both return the seconds until the next poll, or None at the end. `result` and `error` then hold the outcome.
     """
 
     __slots__ = (
@@ -144,12 +143,12 @@ class OperationMachine:
     def __init__(
         self, ref: OperationRef, policy: PollPolicy, *, longest_pause: float = LONGEST_PAUSE
     ) -> None:
-        """Begin where a ticket says.
+        """Start or resume an operation.
 
         Args:
-            ref: What to follow.
-            policy: How often it is polled.
-            longest_pause: Seconds for which a refusal can put a poll off: `RetryPolicy.longest_pause`.
+            ref: The reference to the operation.
+            policy: How often the operation is polled.
+            longest_pause: The longest delay in seconds that an error response can cause (`RetryPolicy.longest_pause`).
         """
         self.kind: OperationKind | None = ref.kind
         self.resource_id: str | None = ref.resource_id
@@ -172,40 +171,39 @@ class OperationMachine:
 
     @property
     def ref(self) -> OperationRef:
-        """What another process needs to go on with it."""
+        """The reference with which another process can resume the operation."""
         return OperationRef(self.kind, self.resource_id, self.request_ids, self.expected)
 
     @property
     def done(self) -> bool:
-        """Whether it ended."""
+        """Whether the operation has ended."""
         return self.phase is Phase.DONE
 
     def first_delay(self, retry_after: float | None, jitter: float) -> float:
-        """Return the seconds until the first poll, after a 202 that asked for `retry_after`."""
+        """Return the seconds until the first poll; `retry_after` is that of the 202."""
         return first_delay(self._policy, retry_after, jitter)
 
     def next_request(self) -> Request[Any]:
-        """Return what to ask the engine: the same object until something else is asked."""
+        """Return the request of the next poll. It is the same object until the request changes."""
         request = self._request
         if request is None:
             if self.phase is Phase.FOLLOWING:
-                path = path_of(self.request_ids[self._index], under=REQUEST_INFO)
-                request = Request("GET", path, lane=Lane.POLL)
+                request = Request("GET", REQUEST_INFO, key=self.request_ids[self._index])
             else:
-                request = self._rule().resource.read(self.resource_id or "", lane=Lane.POLL)
+                request = self._spec().resource.read(self.resource_id or "")
             self._request = request
         return request
 
     def receive(
         self, response: Response, jitter: float, *, asked: Request[Any] | None = None
     ) -> float | None:
-        """Take an answer of any status; return the seconds until the next poll, or None at the end.
+        """Process a response of any status. Return the seconds until the next poll, or None at the end.
 
         Args:
-            response: The answer.
+            response: The response.
             jitter: A random number between 0 and 1.
-            asked: What was asked, where another answer may have come in between. An answer to what is no longer
-                asked changes nothing: the request's last word would else be read as the cluster.
+            asked: The request of the response, if another response may have been processed in between. A response to
+                a request that is no longer current is ignored, since it would be decoded as something else.
         """
         self.polls += 1
         if self.phase is Phase.DONE:
@@ -214,12 +212,12 @@ class OperationMachine:
         if asked is not None and asked is not request and asked.path != request.path:
             return 0.0
         if response.status == 200 and hash(response.body) == self._seen:
-            # Word for word what was said before, as nearly every poll is answered: it means what it meant.
+            # Nearly every response equals the previous one, and then has the same meaning.
             self._failures = self._missing = self._unreadable = 0
             return delay_after(self._policy, response.retry_after, failures=0, jitter=jitter)
-        return self._take(request, response, jitter)
+        return self._process(request, response, jitter)
 
-    def _take(self, request: Request[Any], response: Response, jitter: float) -> float | None:
+    def _process(self, request: Request[Any], response: Response, jitter: float) -> float | None:
         try:
             answer = answer_of(response, method=request.method, path=request.path)
         except NotFound as error:
@@ -237,12 +235,14 @@ class OperationMachine:
             return self._not_understood(error, answer, jitter)
         self._failures = self._missing = self._unreadable = 0
         if event is MachineInput.PROGRESS:
-            self._seen = hash(response.body)  # and not the body, of which tens of thousands would be kept
+            self._seen = hash(
+                response.body
+            )  # not the body, since tens of thousands of operations may be in flight
         return self._advance(event, answer.retry_after, jitter)
 
     def _not_understood(self, error: DecodeError, answer: Answer, jitter: float) -> float | None:
         if self.phase is Phase.FOLLOWING or answer.body is None:
-            return self.receive_failure(error, jitter)  # an empty answer was cut off, for all one knows
+            return self.receive_failure(error, jitter)  # an empty response may have been truncated
         self._unreadable += 1
         if self._unreadable < LASTING_NONSENSE:
             return self.receive_failure(error, jitter)
@@ -251,12 +251,12 @@ class OperationMachine:
 
     def receive_failure(
         self,
-        error: TensorPoolError,  # noqa: ARG002 - any failure means the same: poll again
+        error: TensorPoolError,  # noqa: ARG002 - every failure is handled alike
         jitter: float,
         *,
         retry_after: float | None = None,
     ) -> float:
-        """Take a poll that brought no answer; return the seconds until the next one."""
+        """Process a poll without a response. Return the seconds until the next poll."""
         retry_after = self._believed(retry_after)
         self._failures += 1
         return delay_after(self._policy, retry_after, failures=self._failures, jitter=jitter)
@@ -272,7 +272,7 @@ class OperationMachine:
         return self._read_resource(model)
 
     def _reuse_texts(self, body: Any) -> None:
-        """Keep each id once, and not again with each answer: tens of thousands of operations may be in flight."""
+        """Replace the ids of a response by the strings that are stored already, to save memory."""
         if isinstance(body, dict):
             fields = cast("dict[str, Any]", body)
             for name, known in (
@@ -297,17 +297,17 @@ class OperationMachine:
             return MachineInput.FAILED
         if info.status is not RequestStatus.COMPLETED:
             return MachineInput.PROGRESS
-        rule = OPERATION_SPECS.get(self.kind)
-        readable = rule is not None and rule.has_result and self.resource_id
+        spec = OPERATION_SPECS.get(self.kind)
+        readable = spec is not None and spec.has_result and self.resource_id
         return MachineInput.COMPLETED if readable else MachineInput.COMPLETED_WITHOUT_RESULT
 
     def _read_resource(self, model: Any) -> MachineInput:
-        rule = self._rule()
-        outcome = rule.outcome(model, self.expected)
+        spec = self._spec()
+        outcome = spec.outcome(model, self.expected)
         text = status_text(model)
         if outcome is Outcome.PENDING:
             self.info = self._own_info(RequestStatus.PROCESSING, text)
-            if rule.done_when_gone and is_deleting(model):
+            if spec.done_when_gone and is_deleting(model):
                 self.expected = {**self.expected, DELETE_STARTED: True}
             return MachineInput.PROGRESS
         if outcome is Outcome.FAILED:
@@ -315,11 +315,11 @@ class OperationMachine:
             self.error = self._failure(f"it is {text}")
             return MachineInput.FAILED
         self.info = self._own_info(RequestStatus.COMPLETED, text)
-        self.result = model if rule.has_result else None
+        self.result = model if spec.has_result else None
         return MachineInput.RESULT
 
     def _not_found(self, error: NotFound, response: Response, jitter: float) -> float | None:
-        if self.phase is Phase.WATCHING and self._rule().done_when_gone:
+        if self.phase is Phase.WATCHING and self._spec().done_when_gone:
             self.info = self._own_info(RequestStatus.COMPLETED, "it is gone")
             return self._advance(MachineInput.COMPLETED_WITHOUT_RESULT, None, jitter)
         self._missing_for = self._missing_for if self._missing else 0.0
@@ -331,8 +331,8 @@ class OperationMachine:
                 delay = max(delay, SHORTEST_404_DELAY)
             self._missing_for += delay
             return delay
-        rule = OPERATION_SPECS.get(self.kind or OperationKind(""))
-        can_watch = rule is not None and rule.can_watch(self.resource_id, self.expected)
+        spec = OPERATION_SPECS.get(self.kind or OperationKind(""))
+        can_watch = spec is not None and spec.can_watch(self.resource_id, self.expected)
         if self.phase is Phase.FOLLOWING and can_watch:
             self._missing = 0
             return self._advance(MachineInput.MISSING, 0.0, jitter)
@@ -340,18 +340,18 @@ class OperationMachine:
         return self._advance(MachineInput.LOST, None, jitter)
 
     def _advance(self, event: MachineInput, retry_after: float | None, jitter: float) -> float | None:
-        if event is MachineInput.PROGRESS:  # what nearly every poll brings, and what leads nowhere else
+        if event is MachineInput.PROGRESS:  # nearly every poll, and it changes no phase
             return delay_after(self._policy, retry_after, failures=0, jitter=jitter)
         self.phase = TRANSITIONS[self.phase, event]
         self._request = self._seen = None
-        # Something else is asked now, about which the engine has named no pace.
+        # The engine has named no pace for the new request.
         return None if self.phase is Phase.DONE else 0.0
 
     def _believed(self, retry_after: float | None) -> float | None:
-        """Return for how long a refusal puts a poll off. It is the engine's word about all requests, and may be a mistake."""
+        """Return the Retry-After of an error response, limited to `longest_pause`, since the engine may be wrong."""
         return None if retry_after is None else min(retry_after, self._longest_pause)
 
-    def _rule(self) -> OperationSpec:
+    def _spec(self) -> OperationSpec:
         return OPERATION_SPECS[self.kind or OperationKind("")]
 
     def _own_info(self, status: RequestStatus, message: str | None = None) -> RequestInfo:

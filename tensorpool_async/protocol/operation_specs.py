@@ -14,81 +14,119 @@ import attrs
 
 from tensorpool_async import models
 from tensorpool_async.models.enums import ClusterStatus, OpenEnum, OperationKind
-from tensorpool_async.models.envelope import unwrap
-from tensorpool_async.protocol.requests import Lane, Request, path_of
+from tensorpool_async.models.envelope import unwrap, unwrap_list
+from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.responses import Answer
 
 
 class Outcome(Enum):
-    """What the state of a resource says about the operation on it."""
+    """The outcome of an operation, as the state of its resource shows it."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
-@attrs.frozen
-class Resource:
-    """A sort of thing that operations work on.
+@attrs.frozen(kw_only=True)
+class ResourceSpec:
+    """The routes and the model of a kind of resource.
 
     Attributes:
-        path: The path below which one of them is read, its id to follow.
-        key: Where the answer holds it.
-        model: Returns the class that it is read as, which is loaded by the first who reads one.
+        info: The route that reads one resource.
+        info_key: The key of the resource in that response.
+        list: The route that lists the resources.
+        list_key: The key of the list in that response.
+        model: Returns the model class, which is imported at its first use.
+        info_takes_name: Whether the engine may accept a name in place of the id (known from a third party only).
+        operations: The route that lists the requests about one resource; None where there is none.
     """
 
-    path: str
-    key: str
+    info: str
+    info_key: str
+    list: str
+    list_key: str
     model: Callable[[], type[Any]]
+    info_takes_name: bool = False
+    operations: str | None = None
 
-    def read(self, resource_id: str, *, lane: Lane = Lane.READ) -> Request[Any]:
-        """Make the request that reads one of them."""
-        path = path_of(resource_id, under=self.path)
+    def read(self, key: str) -> Request[Any]:
+        """Return the request that reads one resource by its id or, where the engine accepts one, its name."""
 
-        def decode(answer: Any) -> Any:
-            return unwrap(answer.body, self.key, self.model(), known_id=resource_id, path=path)
+        def decode(answer: Answer) -> Any:
+            return unwrap(answer.body, self.info_key, self.model(), known_id=key, path=answer.path)
 
-        return Request("GET", path, decode, lane=lane)
+        return Request("GET", self.info, decode, key=key)
+
+    def read_all(self, query: Mapping[str, str]) -> Request[Any]:
+        """Return the request that lists the resources."""
+
+        def decode(answer: Answer) -> Any:
+            return unwrap_list(answer.body, self.list_key, self.model(), path=answer.path)
+
+        return Request("GET", self.list, decode, query=query)
 
 
-CLUSTER = Resource("/cluster/info", "cluster_info", lambda: models.Cluster)
-STORAGE = Resource("/storage/info", "storage_info", lambda: models.StorageVolume)
-JOB = Resource("/job/info", "job_info", lambda: models.Job)
+CLUSTER = ResourceSpec(
+    info="/cluster/info/{id}",
+    info_key="cluster_info",
+    list="/cluster/list",
+    list_key="clusters",
+    model=lambda: models.Cluster,
+    info_takes_name=True,
+    operations="/cluster/operations/{id}",
+)
+STORAGE = ResourceSpec(
+    info="/storage/info/{id}",
+    info_key="storage_info",
+    list="/storage/list",
+    list_key="volumes",
+    model=lambda: models.StorageVolume,
+)
+JOB = ResourceSpec(
+    info="/job/info/{id}",
+    info_key="job_info",
+    list="/job/list",
+    list_key="jobs",
+    model=lambda: models.Job,
+)
 
 DELETE_STARTED = "begun"
-"""The expectation that says that a destruction was under way. Who sees it under way notes that, since only then does a
-resource that is whole again tell that its destruction has failed; before, it may have yet to begin."""
+"""The key of `expected` that records that the resource was seen DESTROYING. A settled state after that means that the
+deletion has failed; without it, the deletion may not have started yet."""
 
 SETTLED = frozenset({"running", "ready", "failed"})
-"""The states of a resource to which nothing is being done."""
+"""The states of a resource without a change in progress."""
 
 OutcomeCheck = Callable[[Any, Mapping[str, Any]], Outcome]
 
 
 @attrs.frozen
 class OperationSpec:
-    """What a kind of operation means.
+    """The properties of a kind of operation.
 
     Attributes:
-        resource: What it works on.
-        has_result: Whether the resource, read at the end, is its result; else the result is None.
-        outcome: What the state of the resource says about it; the second argument is what is expected of the resource.
-        done_when_gone: Whether it is done when the resource is no longer there.
-        needs_expected: Whether the resource says nothing about it unless one knows what is expected.
+        resource: The kind of resource that it changes.
+        has_result: Whether the resource, read at the end, is the result; otherwise the result is None.
+        outcome: Returns the outcome for the state of the resource. Its second argument holds the expected values.
+        creates: Whether it creates a resource, which can be found by its name.
+        done_when_gone: Whether it has succeeded when the resource does not exist.
+        needs_expected: Whether `outcome` needs the expected values.
     """
 
-    resource: Resource
+    resource: ResourceSpec
     has_result: bool
     outcome: OutcomeCheck
+    creates: bool = False
     done_when_gone: bool = False
     needs_expected: bool = False
 
     def can_watch(self, resource_id: str | None, expected: Mapping[str, Any]) -> bool:
-        """Whether the resource, once it is polled, will say how the operation ended."""
+        """Whether polls of the resource can show the outcome of the operation."""
         return bool(resource_id) and (bool(expected) or not self.needs_expected)
 
 
 def by_status(**outcomes: Outcome) -> OutcomeCheck:
-    """Judge by the resource's status; one that is not named, or not known, is pending."""
+    """Return a check of the resource's status; a status that is not named counts as pending."""
     by_name = {name.casefold(): outcome for name, outcome in outcomes.items()}
 
     def check(model: Any, _: Mapping[str, Any]) -> Outcome:
@@ -99,7 +137,7 @@ def by_status(**outcomes: Outcome) -> OutcomeCheck:
 
 
 def by_end(model: Any, expected: Mapping[str, Any]) -> Outcome:
-    """Judge a destruction by the resource's state: gone, or whole again after it had begun to go."""
+    """Check a deletion: it has failed if the resource is back in a settled state after DESTROYING."""
     text = status_text(model).casefold()
     if text == "destroyed":
         return Outcome.SUCCEEDED
@@ -107,13 +145,13 @@ def by_end(model: Any, expected: Mapping[str, Any]) -> Outcome:
 
 
 def by_fields(model: Any, expected: Mapping[str, Any]) -> Outcome:
-    """Judge by whether the resource has the values that it was to be given."""
+    """Check whether the resource has the expected values."""
     done = all(getattr(model, name, None) == value for name, value in expected.items())
     return Outcome.SUCCEEDED if done else Outcome.PENDING
 
 
 def by_attachment(model: Any, expected: Mapping[str, Any]) -> Outcome:
-    """Judge by whether the volume is attached to the cluster under `attached`, or no longer to that under `detached`."""
+    """Check whether the volume is attached to the cluster `attached`, or no longer attached to the cluster `detached`."""
     attached: tuple[str, ...] = model.attached_clusters
     if "attached" in expected:
         done = expected["attached"] in attached
@@ -126,6 +164,7 @@ OPERATION_SPECS: dict[OperationKind, OperationSpec] = {
     OperationKind.CLUSTER_CLAIM: OperationSpec(
         CLUSTER,
         has_result=True,
+        creates=True,
         outcome=by_status(
             running=Outcome.SUCCEEDED,
             failed=Outcome.FAILED,
@@ -142,6 +181,7 @@ OPERATION_SPECS: dict[OperationKind, OperationSpec] = {
     OperationKind.STORAGE_CREATE: OperationSpec(
         STORAGE,
         has_result=True,
+        creates=True,
         outcome=by_status(
             ready=Outcome.SUCCEEDED,
             failed=Outcome.FAILED,
@@ -161,7 +201,7 @@ OPERATION_SPECS: dict[OperationKind, OperationSpec] = {
     OperationKind.STORAGE_DETACH: OperationSpec(
         STORAGE, has_result=True, outcome=by_attachment, needs_expected=True
     ),
-    # A job that ends by itself before the cancel wins ends the operation as well: its result says which it was.
+    # A job that ends before it is canceled ends the operation too; `Job.canceled` tells the two cases apart.
     OperationKind.JOB_CANCEL: OperationSpec(
         JOB,
         has_result=True,
@@ -173,15 +213,15 @@ OPERATION_SPECS: dict[OperationKind, OperationSpec] = {
         ),
     ),
 }
-"""Kinds that are not here, of an engine that is newer than this package, can be followed and have no result."""
+"""The known kinds. An operation of an unknown kind, from a newer engine, can be polled by its request and has no result."""
 
 
 def is_deleting(model: Any) -> bool:
-    """Whether the state of a resource shows that it is being destroyed."""
+    """Whether a resource is DESTROYING."""
     return status_text(model).casefold() == "destroying"
 
 
 def status_text(model: Any) -> str:
-    """Say in what state a resource is, for a person."""
+    """Return the status of a resource as text."""
     status: ClusterStatus | None = getattr(model, "status", None)
     return "state unknown" if status is None else str(status)

@@ -6,9 +6,11 @@ that was given at random is proof enough. Otherwise the time decides, held again
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from math import inf
+from typing import Any
 
 
 CLOCK_TOLERANCE = 2.0
@@ -56,3 +58,18 @@ def epoch_of(text: str | None) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def difference(cluster: Any, body: Mapping[str, Any]) -> str:
+    """Say how a cluster differs from what a create asks for; empty where it does not, or where the engine does not say.
+
+    Args:
+        cluster: The cluster.
+        body: The body of the create.
+    """
+    kind, wanted_kind = cluster.instance_type, str(body["instance_type"])
+    if kind is not None and kind.casefold() != wanted_kind.casefold():
+        return f"and is of {kind}, not of {wanted_kind}"
+    if cluster.num_nodes is not None and cluster.num_nodes != body["num_nodes"]:
+        return f"and has {cluster.num_nodes} nodes, not {body['num_nodes']}"
+    return ""

@@ -11,9 +11,7 @@ from urllib.parse import quote
 
 import attrs
 
-from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.protocol.send_stats import SendStats
 
 
 T = TypeVar("T")
@@ -29,25 +27,18 @@ class Lane(IntEnum):
     POLL = 2
 
 
-def path_of(*segments: str, under: str = "") -> str:
-    """Join the segments to a path, each quoted as one segment.
-
-    Args:
-        segments: The segments.
-        under: A path that stands before them.
+def path_of(route: str, key: str | None = None) -> str:
+    """Fill a route such as `/cluster/info/{id}` with what is asked about, quoted as one segment.
 
     Raises:
-        ValueError: A segment is empty, or is a dot segment, which URLs resolve to another path.
+        ValueError: The key is empty, or a dot segment, which URLs resolve to another path.
     """
-    for segment in segments:
-        if not segment or segment in {".", ".."}:
-            raise ValueError(f"{segment!r} cannot be part of a path")
-    return f"{under}/{'/'.join([_quoted(segment) for segment in segments])}"
-
-
-def _quoted(segment: str) -> str:
-    # Most need no quoting, and to see that costs a quarter of what quoting them does.
-    return segment if _PLAIN.fullmatch(segment) else quote(segment, safe="")
+    if key is None:
+        return route
+    if not key or key in {".", ".."}:
+        raise ValueError(f"{key!r} cannot be part of a path")
+    # Most keys need no quoting, and to see that costs a quarter of what quoting costs.
+    return route.replace("{id}", key if _PLAIN.fullmatch(key) else quote(key, safe=""))
 
 
 def query_of(**values: str | int | bool | None) -> dict[str, str]:
@@ -66,41 +57,41 @@ def _body(answer: Answer) -> Any:
     return answer.body
 
 
-@attrs.define  # and not frozen, which doubles what making one costs
+def _path_of_request(request: Request[Any]) -> str:
+    return path_of(request.route, request.key)
+
+
+@attrs.frozen
 class Request(Generic[T]):
     """One request, and how to read its answer.
 
     Attributes:
         method: The HTTP method.
-        path: The quoted path, from the engine's root.
-        decode: What makes the result of a 2xx answer. A `DecodeError` that it raises counts as an answer that was
-            lost, for the engine did what was asked.
+        route: The path from the engine's root, with `{id}` in place of an id: there are few of them.
+        decode: Makes the result of a 2xx answer. A `DecodeError` that it raises counts as a lost answer, since the
+            engine did what was asked.
+        key: What stands in place of `{id}`, unquoted: an id, or where the engine takes one, a name.
         query: The query, unquoted.
         json: The body, before it is encoded; None sends no body.
-        lane: Where it queues.
+        name: The name of what it makes, where it makes something.
         safe: Whether it changes nothing although its method is POST, and so can be repeated like a GET.
         any_body: Whether its answer may be something other than JSON, which then counts as an empty one. JSON that was
-            cut off was still lost.
-        kind: The kind of operation that it begins, where it begins one.
-        name: The name of the resource that it makes, where it makes one.
-        on_already_deleted: Makes what stands in for the answer of a DELETE that meets 410, or is repeated and meets 404; without
-            it that is `NotFound`.
-        leaving: Called at each attempt, once it holds a slot and right before it goes on the wire: what is kept of a
-            request before it is sent is kept here, and not while it queues. If it raises, nothing is sent.
-        stats: What takes down what it goes through. `Submitter.submit` gives each change one: when it was last sent
-            decides whether what is found after a lost answer is its own.
+            cut off was still lost. Of a DELETE, any answer will do.
+        path: The quoted path.
     """
 
     method: str
-    path: str
+    route: str
     decode: Callable[[Answer], T] = attrs.field(default=_body)
+    key: str | None = attrs.field(default=None, kw_only=True)
     query: Mapping[str, str] = attrs.field(default=_NO_QUERY, kw_only=True)
     json: Any = attrs.field(default=None, kw_only=True)
-    lane: Lane = attrs.field(default=Lane.READ, kw_only=True)
+    name: str | None = attrs.field(default=None, kw_only=True)
     safe: bool = attrs.field(default=False, kw_only=True)
     any_body: bool = attrs.field(default=False, kw_only=True)
-    kind: OperationKind | None = attrs.field(default=None, kw_only=True)
-    name: str | None = attrs.field(default=None, kw_only=True)
-    on_already_deleted: Callable[[], T] | None = attrs.field(default=None, kw_only=True)
-    leaving: Callable[[], object] | None = attrs.field(default=None, kw_only=True)
-    stats: SendStats | None = attrs.field(default=None, kw_only=True)
+    path: str = attrs.field(init=False, default=attrs.Factory(_path_of_request, takes_self=True))
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether the engine may be different after it."""
+        return self.method != "GET" and not self.safe

@@ -70,11 +70,13 @@ class Answer:
         status: The HTTP status.
         body: The decoded JSON; None where the body was empty.
         retry_after: Seconds that the engine asks to wait, or None.
+        path: The path of the request, for errors.
     """
 
     status: int
     body: Any
     retry_after: float | None = None
+    path: str = ""
 
     def field(self, name: str) -> Any:
         """Return a field of the body; None where the body has none, or is no object."""
@@ -105,7 +107,7 @@ def answer_of(response: Response, *, method: str, path: str, any_body: bool = Fa
         if not any_body or _begins_as_json(response.body):
             raise
         body = None
-    return Answer(response.status, body, response.retry_after)
+    return Answer(response.status, body, response.retry_after, path)
 
 
 def _begins_as_json(body: bytes) -> bool:

@@ -3,13 +3,13 @@
 | what failed | GET, DELETE, PUT | POST, PATCH |
 |---|---|---|
 | before anything was sent | again | again |
-| sent, no answer; 408, 500, 502, 503, 504, 52x; a 2xx that cannot be read | again | reconcile |
-| a 2xx that is larger than what is read | raise | reconcile |
+| sent, no answer; 408, 500, 502, 503, 504, 52x; a 2xx that cannot be read | again | resolve |
+| a 2xx that is larger than what is read | raise | resolve |
 | 429; 503 with Retry-After | again, after the pause | again, after the pause |
 | the same, with a pause that is longer than the policy allows | raise | raise |
 | any other refusal; a TLS certificate | raise | raise |
 
-A DELETE that meets 410 has succeeded, and so has a repeated one that meets 404. A repeated DELETE or PUT that meets a conflict is reconciled, for
+A DELETE that meets 410 has succeeded, and so has a repeated one that meets 404. A repeated DELETE or PUT that meets a conflict is resolved, for
 the conflict may be its own first attempt.
 """
 
@@ -51,7 +51,7 @@ class RetryDecision(Enum):
 
     AGAIN = "again"
     AFTER_PAUSE = "again, after the pause"
-    RECONCILE = "reconcile"
+    RESOLVE = "resolve"
     RAISE = "raise"
 
 
@@ -59,9 +59,9 @@ RETRY_DECISIONS: dict[tuple[Failure, bool], RetryDecision] = {
     (Failure.NOT_SENT, True): RetryDecision.AGAIN,
     (Failure.NOT_SENT, False): RetryDecision.AGAIN,
     (Failure.NO_ANSWER, True): RetryDecision.AGAIN,
-    (Failure.NO_ANSWER, False): RetryDecision.RECONCILE,
+    (Failure.NO_ANSWER, False): RetryDecision.RESOLVE,
     (Failure.TOO_LARGE, True): RetryDecision.RAISE,
-    (Failure.TOO_LARGE, False): RetryDecision.RECONCILE,
+    (Failure.TOO_LARGE, False): RetryDecision.RESOLVE,
     (Failure.RATE_LIMITED, True): RetryDecision.AFTER_PAUSE,
     (Failure.RATE_LIMITED, False): RetryDecision.AFTER_PAUSE,
     (Failure.REFUSED, True): RetryDecision.RAISE,
@@ -104,6 +104,11 @@ class AttemptHistory:
     failed: int = 0
     rate_limited: int = 0
     uncertain: bool = False
+
+    @property
+    def attempts(self) -> int:
+        """How often it was sent."""
+        return self.failed + self.rate_limited
 
     def after(self, failure: Failure) -> AttemptHistory:
         """Count one more failure."""
@@ -155,18 +160,14 @@ def decide(
     failure = classify(error)
     decision = RETRY_DECISIONS[failure, method in REPEATABLE_METHODS]
     if history.uncertain and method in {"DELETE", "PUT"} and isinstance(error, ConflictError):
-        return RetryDecision.RECONCILE
+        return RetryDecision.RESOLVE
     if decision is RetryDecision.AGAIN and history.failed + 1 >= policy.attempts:
         return RetryDecision.RAISE
     if decision is RetryDecision.AFTER_PAUSE and (
-        history.rate_limited + 1 >= _patience(policy) or _pause_of(error) > policy.longest_pause
+        history.rate_limited + 1 >= _patience(policy) or (error.retry_after or 0.0) > policy.longest_pause
     ):
         return RetryDecision.RAISE
     return decision
-
-
-def _pause_of(error: TensorPoolError) -> float:
-    return (error.retry_after or 0.0) if isinstance(error, StatusError) else 0.0
 
 
 def _patience(policy: RetryPolicy) -> int:

@@ -93,7 +93,7 @@ class Tokens:
         return bool(self._secrets)
 
     def encode(self, ref: OperationRef) -> str:
-        """Write a ticket as a token."""
+        """Write a reference as a token."""
         payload = _payload_of(ref)
         if not self._secrets:
             return PREFIX + payload
@@ -150,7 +150,7 @@ def _is_signature(signature: str, text: str, secret: bytes) -> bool:
 
 
 def encode(ref: OperationRef) -> str:
-    """Write a ticket as a token that is not signed."""
+    """Write a reference as a token that is not signed."""
     return PREFIX + _payload_of(ref)
 
 
@@ -238,16 +238,16 @@ def _ref_of(fields: dict[str, Any]) -> OperationRef:
 def _check_watchable(ref: OperationRef) -> None:
     if ref.kind is None or ref.resource_id is None:
         raise ConfigurationError("the token is damaged: it names nothing to follow")
-    rule = OPERATION_SPECS.get(ref.kind)
-    if rule is None:
+    spec = OPERATION_SPECS.get(ref.kind)
+    if spec is None:
         raise ConfigurationError(f"the token is of a kind that this package cannot follow: {ref.kind}")
-    if not rule.can_watch(ref.resource_id, ref.expected):
+    if not spec.can_watch(ref.resource_id, ref.expected):
         raise ConfigurationError("the token is damaged: it does not say what is expected")
 
 
 def _is_id(value: Any) -> bool:
     """Whether this can stand in a path, and so be asked for."""
     try:
-        return isinstance(value, str) and len(value) <= LONGEST_ID and bool(path_of(value))
+        return isinstance(value, str) and len(value) <= LONGEST_ID and bool(path_of("{id}", value))
     except ValueError:
         return False

@@ -166,7 +166,7 @@ class Refill:
         delay: From now to the first; below 0 where it was free already.
         interval: From each to the next.
         paused_for: How long nobody may send, from now.
-        share: The share of the whole pace that holds now.
+        fraction: The fraction of the whole pace that is allowed now.
         too_far: How long to wait before asking again; 0 where slots were given.
         damaged: Whether something else had written to the bucket, which was made anew.
         first: The first slot by the server's clock, in microseconds.
@@ -176,7 +176,7 @@ class Refill:
     delay: float
     interval: float
     paused_for: float
-    share: float
+    fraction: float
     too_far: float
     damaged: bool
     first: int
@@ -213,7 +213,7 @@ class Bucket:
         self._burst = burst
         self._serial = 0
         self._lead = 0
-        self._share = 1.0
+        self._fraction = 1.0
 
     async def refill(
         self,
@@ -239,7 +239,7 @@ class Bucket:
             *(repr(self._interval), self._burst, wanted),
             *(round(feedback.pause * MICRO), refused),
             *(returned.start, returned.end),
-            *(self._serial, self._lead, round(min(paused_for, LONGEST_PAUSE) * MICRO), self._share),
+            *(self._serial, self._lead, round(min(paused_for, LONGEST_PAUSE) * MICRO), self._fraction),
         ]
         try:
             answer = await self._run(arguments)
@@ -268,19 +268,19 @@ class Bucket:
 
     def _read(self, wanted: int, answer: Any) -> Refill:
         try:
-            count, first, delay, interval, paused_for, share, serial, lead, too_far, damaged = map(
+            count, first, delay, interval, paused_for, fraction, serial, lead, too_far, damaged = map(
                 int, answer
             )
         except (TypeError, ValueError) as error:
             raise ResponseError("its answer is not that of the limiter's script") from error
-        self._serial, self._share = serial, share / MICRO
+        self._serial, self._fraction = serial, fraction / MICRO
         self._lead = max(lead, int(self._lead * LEAD_DECAY))
         return Refill(
             count=min(count, wanted),
             delay=delay / MICRO,
             interval=interval / MICRO,
             paused_for=paused_for / MICRO,
-            share=share / MICRO,
+            fraction=fraction / MICRO,
             too_far=too_far / MICRO,
             damaged=bool(damaged),
             first=first,

@@ -35,9 +35,9 @@ def reason_of(error: Exception, timeout: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s"
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    told = "".join(character if character.isprintable() else " " for character in text[:LONGEST_TEXT])
-    hint = next((hint for word, hint in HINTS if word in told), None)
-    return told if hint is None else f"{told}; {hint}"
+    printable = "".join(character if character.isprintable() else " " for character in text[:LONGEST_TEXT])
+    hint = next((hint for word, hint in HINTS if word in printable), None)
+    return printable if hint is None else f"{printable}; {hint}"
 
 
 def unavailable(error: Exception, timeout: float) -> LimiterUnavailable:

@@ -208,7 +208,7 @@ class RedisRateLimiter:
             granted=queue.granted,
             rate_limited=self._rate_limited,
             paused_for=max(0.0, reservations.paused_until - now),
-            per_second=reservations.max_per_second * reservations.share,
+            per_second=reservations.max_per_second * reservations.fraction,
         )
 
     async def aclose(self) -> None:
@@ -241,10 +241,10 @@ class RedisRateLimiter:
         now = self.statistics()
         waiting = "/".join(str(count) for count in now.waiting)
         pause = f", paused for {now.paused_for:.1f} s" if now.paused_for else ""
-        gone = ", without its server" if self._reservations.alone else ""
+        degraded = ", without its server" if self._reservations.alone else ""
         return (
             f"<RedisRateLimiter {self._key!r}: {now.in_flight}/{now.max_in_flight} in flight, "
-            f"{waiting} waiting, {now.per_second:.3g}/s{pause}{gone}>"
+            f"{waiting} waiting, {now.per_second:.3g}/s{pause}{degraded}>"
         )
 
     def _bind(self) -> asyncio.AbstractEventLoop:
@@ -369,8 +369,8 @@ class RedisRateLimiter:
             logger.warning(message, *arguments)
 
 
-def _check(holds: bool, message: str) -> None:  # noqa: FBT001 - a condition
-    if not holds:
+def _check(condition: bool, message: str) -> None:  # noqa: FBT001 - a condition
+    if not condition:
         raise ValueError(message)
 
 

@@ -21,14 +21,14 @@ class Reservations:
     Attributes:
         max_per_second: The whole pace, of all processes together.
         slack: Seconds that may be made up for: those of a burst.
-        share: The share of the whole pace that holds now.
+        fraction: The fraction of the whole pace that is allowed now.
         alone: Whether this process goes on without the server, and so without reservations.
         paused_until: The time until which nothing goes.
     """
 
     max_per_second: float
     slack: float
-    share: float = 1.0
+    fraction: float = 1.0
     alone: bool = False
     paused_until: float = 0.0
     _slots: deque[float] = attrs.field(init=False, factory=deque[float])
@@ -45,12 +45,12 @@ class Reservations:
             return max(self._next_at, self.paused_until)
         return max(self._slots[0], self._next_at, self.paused_until) if self._slots else inf
 
-    def take(self, now: float) -> None:
+    def record_send(self, now: float) -> None:
         """Count a request that goes now."""
         if self._slots:
             self._slots.popleft()
         slack = SLACK if self.alone else self.slack
-        self._next_at = max(self._next_at, now - slack) + 1.0 / (self.max_per_second * self.share)
+        self._next_at = max(self._next_at, now - slack) + 1.0 / (self.max_per_second * self.fraction)
 
     def pause(self, until: float) -> None:
         """Let nothing go until then."""
@@ -61,17 +61,17 @@ class Reservations:
     def add(self, refill: Refill, now: float) -> None:
         """Add what the server has given."""
         self.alone = False
-        self.share = refill.share
+        self.fraction = refill.fraction
         if refill.paused_for:
             self.pause(now + refill.paused_for)
         if refill.count and now + refill.delay >= self.paused_until - refill.interval:
             self._last = refill
             self._slots.extend(refill.times(now))
 
-    def go_alone(self, share: float) -> None:
+    def go_alone(self, fraction: float) -> None:
         """Go on without the server, at a share of the pace."""
         self.alone = True
-        self.share = share
+        self.fraction = fraction
         self._slots.clear()
 
     def return_all(self) -> ReturnedSlots:

@@ -9,9 +9,9 @@ from typing import Any, cast
 from tensorpool_async.models.account import Health, Organization, UserInfo, UserPreferences
 from tensorpool_async.models.structure import structure
 from tensorpool_async.protocol.decoders import as_model
-from tensorpool_async.protocol.requests import Lane, Request, path_of
+from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport.attempts import Transport
 from tensorpool_async.version import VERSION
 
 
@@ -27,13 +27,11 @@ class Account:
 
     async def info(self) -> UserInfo:
         """Read who the key belongs to (`GET /user/info`)."""
-        path = path_of("user", "info")
-        return await self._transport.send(Request("GET", path, as_model(UserInfo, path)))
+        return await self._transport.send(Request("GET", "/user/info", as_model(UserInfo)))
 
     async def me(self) -> UserInfo:
         """Read the same from the engine's older endpoint (`GET /me`), which may be gone."""
-        path = path_of("me")
-        return await self._transport.send(Request("GET", path, as_model(UserInfo, path)))
+        return await self._transport.send(Request("GET", "/me", as_model(UserInfo)))
 
     async def organization(self) -> Organization:
         """Read the organization (`GET /user/organization/info`).
@@ -41,13 +39,11 @@ class Account:
         Raises:
             NotFound: The user belongs to none.
         """
-        path = path_of("user", "organization", "info")
-        return await self._transport.send(Request("GET", path, as_model(Organization, path)))
+        return await self._transport.send(Request("GET", "/user/organization/info", as_model(Organization)))
 
     async def preferences(self) -> UserPreferences:
         """Read the preferences (`GET /user/preferences`)."""
-        path = path_of("user", "preferences")
-        return await self._transport.send(Request("GET", path, as_model(UserPreferences, path)))
+        return await self._transport.send(Request("GET", "/user/preferences", as_model(UserPreferences)))
 
     async def update_preferences(
         self,
@@ -87,8 +83,7 @@ class Account:
         body = {field: value for field, value in wire.items() if value is not None}
         if not body:
             raise ValueError("nothing to change: pass at least one preference")
-        path = path_of("user", "preferences")
-        request = Request("PATCH", path, as_model(UserPreferences, path), json=body, lane=Lane.CHANGE)
+        request = Request("PATCH", "/user/preferences", as_model(UserPreferences), json=body)
         return await self._transport.send(request)
 
 
@@ -104,7 +99,6 @@ def _check_thresholds(warning: float | None, reload: float | None) -> None:
 
 def health_request() -> Request[Health]:
     """Make the request by which the engine judges a client (`POST /health`)."""
-    path = path_of("health")
     uname = platform.uname()
     body = {
         "package_version": VERSION,
@@ -115,7 +109,7 @@ def health_request() -> Request[Health]:
         "python_compiler": platform.python_compiler(),
         "python_build": list(platform.python_build()),
     }
-    return Request("POST", path, as_model(Health, path), json=body, safe=True)
+    return Request("POST", "/health", as_model(Health), json=body, safe=True)
 
 
 def alive_request() -> Request[Health]:
@@ -125,4 +119,4 @@ def alive_request() -> Request[Health]:
         body: object = answer.body
         return structure(cast("object", body), Health) if isinstance(body, dict) else Health()
 
-    return Request("GET", path_of("healthz"), decode, any_body=True)
+    return Request("GET", "/healthz", decode, any_body=True)

@@ -20,7 +20,7 @@ from tensorpool_async.protocol.filters import FilterRule
 from tensorpool_async.protocol.ssh_command import RemoteCommand, configuration
 from tensorpool_async.protocol.transfers import Direction, Transfer, transfer_arguments
 from tensorpool_async.resources.ssh_files import SSHFiles
-from tensorpool_async.resources.staging import PREFIX, Staging
+from tensorpool_async.resources.staging_directory import PREFIX, StagingDirectory
 from tensorpool_async.resources.subprocesses import CommandResult, run
 from tensorpool_async.resources.uploads import check_no_link, check_upload
 from tensorpool_async.texts import logger_of
@@ -105,7 +105,7 @@ class CommandRunner:
     async def _pull(
         self, transfer: Transfer, destination: LocalPath, folder: Path, files: SSHFiles, *, shown: bool
     ) -> CommandResult:
-        staging = Staging(folder, folder / f"{PREFIX}{secrets.token_hex(8)}")
+        staging = StagingDirectory(folder, folder / f"{PREFIX}{secrets.token_hex(8)}")
 
         def prepare() -> str | None:
             check_no_link(transfer.program, folder, destination)

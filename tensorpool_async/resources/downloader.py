@@ -16,9 +16,10 @@ from tensorpool_async.models.job import PulledFile
 from tensorpool_async.protocol.downloads import Version, check_address, content_of, range_headers
 from tensorpool_async.protocol.paths import FOLDING, LocalName, local_names
 from tensorpool_async.protocol.retries import AttemptHistory, RetryDecision, backoff, classify, decide
-from tensorpool_async.resources.placing import Folder, Unholdable
+from tensorpool_async.resources.download_folder import Folder, UnsupportedName
 from tensorpool_async.texts import logger_of
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport.attempts import Transport
+from tensorpool_async.transport.downloads import open_download
 
 
 AT_A_TIME = 8
@@ -66,7 +67,7 @@ def _look(folder: Folder, local: LocalName) -> PulledFile:
         return _skipped(folder, local.name, local.note)
     try:
         size = folder.size_of(local.path, local.name)
-    except Unholdable as problem:
+    except UnsupportedName as problem:
         return _skipped(folder, local.name, f"skipped: {problem}")
     return PulledFile(local.name, folder.path / local.path, size, downloaded=False, note=local.note)
 
@@ -122,7 +123,7 @@ class Downloader:
     async def _fetch(self, folder: Folder, target: Target) -> PulledFile:
         try:
             size = await self._fetch_whole(folder, target)
-        except Unholdable as problem:
+        except UnsupportedName as problem:
             return _skipped(folder, target.name, f"skipped: {problem}")
         except TensorPoolError as error:
             error.add_note(f"while {target.name!r} of job {self._job_id!r} was downloaded")
@@ -204,7 +205,7 @@ class _FileDownload:
     async def go(self) -> None:
         """Download the rest, or everything."""
         headers = range_headers(self.received, self._version)
-        async with self._transport.download(self._address, headers) as download:
+        async with open_download(self._transport, self._address, headers) as download:
             try:
                 content = content_of(download.status, download.headers, self.received, self._version)
             except DecodeError:

@@ -1,88 +1,69 @@
-"""A cluster for the body of an `async with`: whatever happens, it is destroyed on the way out."""
+"""A cluster that lives as long as an `async with` block, and is destroyed however the block ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import attrs
-
-from tensorpool_async.errors import (
-    AmbiguousOutcomeError,
-    ConnectionFailed,
-    DecodeError,
-    NotFound,
-    RateLimited,
-    ServerError,
-    TensorPoolError,
-)
+from tensorpool_async.errors import AmbiguousOutcomeError, NotFound, TensorPoolError
 from tensorpool_async.flow.shielding import run_shielded, wait_uncancelled
 from tensorpool_async.models import Cluster
+from tensorpool_async.operations.executor import Change, Executor
 from tensorpool_async.operations.operation import Operation
-from tensorpool_async.protocol.requests import Request
-from tensorpool_async.protocol.tokens import AcceptedOperation
-from tensorpool_async.resources.leaving import Remnant, announce
+from tensorpool_async.protocol.send_context import SendContext
+from tensorpool_async.resources.changes import cluster_edit
+from tensorpool_async.resources.deletion import ClusterDeletion, delete_with_retries
+from tensorpool_async.resources.exits import UndeletedResource, log_deletions
 from tensorpool_async.texts import logger_of
 
 
-if TYPE_CHECKING:
-    from tensorpool_async.resources.clusters import Clusters
-
-
-RETRY_DELAY = 1.0
-"""Seconds until a destroy that met an outage is tried again, doubled each time."""
-LONGEST_DELAY = 60.0
-
 CLEANUP_TIMEOUT = 3600.0
-"""Seconds that the way out may take: the end of a creation, and then that of the cluster."""
-
-ATTEMPTS = 5
-"""How often the protection is switched off whose answers are lost: doing it twice does no harm."""
+"""Seconds that the cleanup may take: the rest of a creation, and then the deletion."""
 
 logger: logging.Logger = logger_of("tensorpool_async")
 
 
 class Ephemeral:
-    """A cluster that lives as long as the body of an `async with`. It is used once.
+    """A cluster that lives as long as an `async with` block. It can be entered once.
 
     Attributes:
-        operation: Its creation, once the engine has accepted it.
+        operation: The creation; None until the engine has accepted it.
     """
 
     def __init__(
         self,
-        clusters: Clusters,
-        request: Request[AcceptedOperation],
-        create: Callable[[Request[AcceptedOperation], Callable[[], bool]], Awaitable[Operation[Cluster]]],
+        executor: Executor,
+        creation: Change,
         *,
         timeout: float,
     ) -> None:
         self.operation: Operation[Cluster] | None = None
-        self._clusters = clusters
-        self._request = request
-        self._create = create
+        self._executor = executor
+        self._creation = creation
         self._timeout = timeout
-        self._left = False
-        self._given_up = False
+        self._context: SendContext | None = None
         self._used = False
         self._over = False
         self._hourly_rate: float | None = None
 
     @property
     def name(self) -> str | None:
-        """The name of the cluster, known before it is asked for."""
-        return self._request.name
+        """The name of the cluster, known before the cluster is created."""
+        return self._creation.request.name
 
     async def __aenter__(self) -> Cluster:
         if self._used:
-            raise RuntimeError(f"the ephemeral cluster {self.name!r} was used already; it is used once")
+            raise RuntimeError(
+                f"the ephemeral cluster {self.name!r} was entered already; it can be entered once"
+            )
         self._used = True
-        # In a task of its own: whoever is cancelled here must still learn whether there is a cluster.
-        creation = asyncio.ensure_future(self._send())
+        # A task of its own survives a cancellation of this one, so that the cleanup learns whether there is a cluster.
+        self._context = SendContext(asyncio.get_running_loop().time(), self._creation.ref.kind)
+        creation = asyncio.ensure_future(self._executor.execute(self._creation, self._context))
         try:
             await asyncio.wait([creation])
             self.operation = creation.result()
@@ -99,23 +80,17 @@ class Ephemeral:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._leave(error)
-
-    async def _send(self) -> Operation[Cluster]:
-        request = attrs.evolve(self._request, leaving=self._leaves)
-        return await self._create(request, lambda: self._given_up)
-
-    def _leaves(self) -> None:
-        self._left = True
+        await self._exit(error)
 
     async def _undo(self, creation: asyncio.Task[Operation[Cluster]], error: BaseException) -> None:
-        """Destroy what there is, or will be, of a cluster that could not be waited for."""
-        self._given_up = True  # an attempt that was told to come later does not
-        if not self._left:
-            creation.cancel()  # it waits for its turn: nothing is made yet
+        """Destroy the cluster, made or still being made, after the block could not be entered."""
+        context = self._context or SendContext(0.0)
+        context.cancelled = True  # no further attempt is sent
+        if not context.attempts:
+            creation.cancel()  # nothing was sent yet
         interruption = await wait_uncancelled(creation)
         if creation.cancelled():
-            if self._left:  # the event loop ends, and nobody is left to wait for the answer
+            if context.attempts:  # the event loop ends, so the response is not read
                 self._report_failure(error, error)
         else:
             problem = creation.exception()
@@ -123,17 +98,17 @@ class Ephemeral:
                 self.operation = creation.result()
             elif isinstance(problem, AmbiguousOutcomeError) and problem is not error:
                 logger.error("%s", problem)
-                error.add_note(str(problem))  # who was cancelled would not learn of it
-        await self._leave(error)
+                error.add_note(str(problem))  # a caller that was cancelled sees only this error
+        await self._exit(error)
         if interruption is not None:
             raise interruption
 
-    async def _leave(self, error: BaseException | None) -> None:
-        """Destroy the cluster; if that fails, tell so with the error that is on its way, or with one of its own."""
+    async def _exit(self, error: BaseException | None) -> None:
+        """Destroy the cluster. A failure becomes a note of the body's exception, or is raised if there is none."""
         if self.operation is not None:
-            announce([self._remnant], error)
+            log_deletions([self._undeleted], error)
         try:
-            await run_shielded(self._end())
+            await run_shielded(self._delete())
         except (TensorPoolError, TimeoutError) as problem:
             self._report_failure(problem, error)
             if error is None:
@@ -141,67 +116,46 @@ class Ephemeral:
         except asyncio.CancelledError as interruption:
             if interruption.__cause__ is not None:
                 self._report_failure(interruption.__cause__, interruption)
-            elif not self._over:  # the event loop ends, and the way out with it
+            elif not self._over:  # the event loop ends before the cleanup does
                 self._report_failure(interruption, interruption)
             raise
-        except (
-            KeyboardInterrupt,
-            SystemExit,
-        ) as interruption:  # a second Ctrl-C, right in the middle of this
+        except (KeyboardInterrupt, SystemExit) as interruption:  # a second Ctrl-C during the cleanup
             self._report_failure(interruption, interruption)
             raise
 
     def _report_failure(self, problem: BaseException, error: BaseException | None) -> None:
-        text = self._remnant.left(str(problem) or type(problem).__name__)
+        text = self._undeleted.deletion_failed(str(problem) or type(problem).__name__)
         logger.error("%s", text)
         (error or problem).add_note(text)
 
     @property
-    def _remnant(self) -> Remnant:
+    def _undeleted(self) -> UndeletedResource:
         ids = () if self._resource_id is None else (self._resource_id,)
-        return Remnant(kind="cluster", name=self.name, ids=ids, hourly_rate=self._hourly_rate)
+        return UndeletedResource(kind="cluster", name=self.name, ids=ids, hourly_rate=self._hourly_rate)
 
     @property
     def _resource_id(self) -> str | None:
         return None if self.operation is None else self.operation.resource_id
 
-    async def _end(self) -> None:
+    async def _delete(self) -> None:
         if self.operation is not None and self._resource_id is not None:
             async with asyncio.timeout(self._timeout):
-                with contextlib.suppress(TensorPoolError):  # also where nothing says how it ended
-                    await self.operation.settled()  # never in the middle of its creation
-                await self._remove(self._resource_id)
+                with contextlib.suppress(TensorPoolError):  # a failed or unknown creation is deleted as well
+                    await (
+                        self.operation.settled()
+                    )  # the engine may complete a creation that is deleted halfway
+                delete_once = partial(self._delete_once, self._resource_id)
+                await delete_with_retries(delete_once, f"cluster {self._resource_id}")
         self._over = True
 
-    async def _remove(self, cluster_id: str) -> None:
-        """Destroy it, through outages too, for as long as the way out may take."""
-        pause = RETRY_DELAY
-        while True:
-            try:
-                if self._is_protected():
-                    await self._unprotect(cluster_id)
-                await self._clusters.for_exit.lifecycle.destroy(Cluster(cluster_id))
-            except (ConnectionFailed, ServerError, RateLimited, DecodeError, AmbiguousOutcomeError) as error:
-                if isinstance(error, ConnectionFailed) and error.permanent:
-                    raise
-                logger.warning("cluster %s is not destroyed yet, and asked for again: %s", cluster_id, error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_DELAY)
-            else:
-                return
-
-    async def _unprotect(self, cluster_id: str) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                await (await self._clusters.for_exit.edit(cluster_id, deletion_protection=False)).settled()
-            except AmbiguousOutcomeError:
-                if attempt == ATTEMPTS:
-                    raise
-            except NotFound:
-                return
-            else:
-                return
+    async def _delete_once(self, cluster_id: str) -> None:
+        executor = self._executor.for_exit()
+        if self._is_protected():
+            with contextlib.suppress(NotFound):
+                change = cluster_edit(cluster_id, deletion_protection=False)
+                await (await executor.execute(change)).settled()
+        await ClusterDeletion(executor).destroy(Cluster(cluster_id))
 
     def _is_protected(self) -> bool:
-        body: dict[str, Any] = self._request.json or {}
+        body: dict[str, Any] = self._creation.request.json or {}
         return bool(body.get("deletion_protection"))

@@ -17,54 +17,46 @@ from tensorpool_async.errors import CommandRefused, StreamError, TensorPoolError
 from tensorpool_async.events import Dispatcher, JobMessage
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.job import Job, JobPull, PulledFile
-from tensorpool_async.operations.submission import Submission, Submitter
+from tensorpool_async.operations.executor import Change, Executor
+from tensorpool_async.operations.submission import Submission
 from tensorpool_async.protocol.command_words import LocalPath
 from tensorpool_async.protocol.commands import CheckedCommand, CommandPolicy, transfers_only
-from tensorpool_async.protocol.decoders import as_list, as_model, as_text, delete_request
+from tensorpool_async.protocol.decoders import as_list, as_model, as_nothing, as_text
 from tensorpool_async.protocol.operation_specs import JOB
-from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
+from tensorpool_async.protocol.requests import Request, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.streams import close_error, is_last, lines_of
 from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
 from tensorpool_async.protocol.transfers import Direction
-from tensorpool_async.resources.clusters import ClusterLike, id_of
+from tensorpool_async.resources.arguments import ClusterLike, JobLike, id_of
 from tensorpool_async.resources.commands import CommandRunner, excluded_rules
 from tensorpool_async.resources.downloader import Downloader
 from tensorpool_async.resources.subprocesses import CommandResult
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport.attempts import Transport
 from tensorpool_async.transport.websocket import Sockets, Stream
 
 
 REFUSED = 126
-"""The exit code that the engine is told for a command that was not run: what a shell says of one it may not run."""
+"""The exit code that is reported for a refused command. Shells use it for a command that cannot be executed."""
 
 MOST_WAITING, MOST_BYTES_WAITING = 10_000, 32 * 1024 * 1024
-"""Messages of a push that wait for the commands before them, at most."""
-
-JobLike = Job | str
-"""A job, or its id."""
-
-
-def job_id_of(job: JobLike) -> str:
-    """Return the id of what is a job or an id."""
-    return job.id if isinstance(job, Job) else job
+"""The most messages, and bytes of messages, of one push that wait for the commands before them."""
 
 
 class Jobs:
-    """Jobs on clusters, as `tp.jobs`. Wherever a job is asked for, its id or the model itself will do."""
+    """Jobs on clusters, as `tp.jobs`. Every method that takes a job accepts its id or the model."""
 
     def __init__(
-        self, transport: Transport, submitter: Submitter, sockets: Sockets, events: Dispatcher
+        self, transport: Transport, executor: Executor, sockets: Sockets, events: Dispatcher
     ) -> None:
         self._transport = transport
-        self._submitter = submitter
+        self._executor = executor
         self._sockets = sockets
         self._events = events
 
     async def template(self) -> str:
-        """Return a job configuration to start from, as TOML text (`GET /job/init`)."""
-        path = path_of("job", "init")
-        return await self._transport.send(Request("GET", path, as_text("empty_tp_config", path)))
+        """Return a template of a job configuration as TOML text (`GET /job/init`)."""
+        return await self._transport.send(Request("GET", "/job/init", as_text("empty_tp_config")))
 
     async def push(
         self,
@@ -79,26 +71,27 @@ class Jobs:
     ) -> Job:
         """Start a job on a cluster (WebSocket `/job/push`).
 
-        The engine answers with commands that are to be run here, an upload with `rsync` for example. They are run in
-        `folder`, one after the other, as lists of arguments and without a shell; what they write is told as events.
+        The engine answers with commands to run on this machine, such as an upload with `rsync`. They run in `folder`,
+        one after the other, as argument lists and without a shell. Their output is emitted as events.
 
         Args:
-            config: The configuration as TOML text, or the path of a file with it. The engine checks it.
-            cluster: Where to run it.
+            config: The configuration as TOML text, or the path of a file with the configuration. The engine checks it.
+            cluster: The cluster that runs the job.
             teardown: Whether the cluster is destroyed when the job ends.
-            commands: Decides on each command text, or raises `CommandRefused`. The default reads `rsync`, `scp` and
-                `ssh`, runs nothing else here, and only reads from `folder`.
-            folder: What is uploaded. Links in it are not followed.
-            exclude: Patterns of `rsync`, such as `".env"` or `"/data/"`, of what is not uploaded, whatever the engine
-                says. A policy of your own does without them.
-            private_key: The path of the SSH key with which the cluster is reached; None for those that ssh tries.
+            commands: The policy: it returns the command to run for a command text, or raises `CommandRefused`. The
+                default accepts `rsync`, `scp` and `ssh` only, and lets them read only from `folder`.
+            folder: The folder to upload. Links in the folder are not followed.
+            exclude: `rsync` patterns, such as `".env"` or `"/data/"`, of files that are never uploaded. A policy of your
+                own does not apply them.
+            private_key: The path of the SSH key for the cluster; None for the default keys of ssh.
 
         Raises:
-            CommandRefused: The policy refused a command; the engine was told so, and the job is not started.
+            CommandRefused: The policy refused a command. The refusal was reported to the engine, and the job was not
+                started.
             ValueError: A pattern of `exclude` is empty or has several lines.
-            StreamError: The engine ended the push with an error, or the connection was lost. The engine does not
-                say whether a job whose push was lost goes on.
-            OSError: The file with the configuration cannot be read.
+            StreamError: The engine ended the push with an error, or the connection was lost. After a lost connection, the
+                job may run or not.
+            OSError: The configuration file cannot be read.
         """
         policy = self._without_key(commands)
         runner = CommandRunner(
@@ -111,31 +104,31 @@ class Jobs:
             "cluster_id": id_of(cluster),
             "teardown_cluster": teardown,
         }
-        async with self._sockets.open(path_of("job", "push")) as stream:
+        async with self._sockets.open(Request("GET", "/job/push")) as stream:
             await stream.send(opening)
-            job_id = await _Push(stream, runner, self._events).follow()
+            job_id = await _Push(stream, runner, self._events).run()
         return await self.get(job_id)
 
     async def get(self, job: JobLike) -> Job:
-        """Read one job (`GET /job/info/{job_id}`).
+        """Read a job (`GET /job/info/{job_id}`).
 
         Raises:
-            NotFound: There is none, or it was deleted.
+            NotFound: The job does not exist, or was deleted.
         """
-        return cast("Job", await self._transport.send(JOB.read(job_id_of(job))))
+        return cast("Job", await self._transport.send(JOB.read(id_of(job))))
 
     async def listen(self, job: JobLike) -> AsyncGenerator[str]:
-        """Iterate over the lines that a job writes (WebSocket `/job/listen/{job_id}`), until it ends.
+        """Iterate over the output lines of a job until the job ends (WebSocket `/job/listen/{job_id}`).
 
-        Whether the engine sends what was written before is not documented. Leaving the loop early closes the socket;
-        `contextlib.aclosing` closes it at a known moment.
+        The engine's documentation does not say whether earlier output is sent as well. If the loop is left early, the
+        socket is closed when the generator is; use `contextlib.aclosing` to close both at a defined point.
 
         Raises:
-            StreamError: The engine ended the stream with an error, or the connection was lost before the job's end;
-                `.retryable` says whether listening again may help.
-            NotFound: There is no such job.
+            StreamError: The engine ended the stream with an error, or the connection was lost before the end of the job.
+                If `.retryable` is set, call `listen` again.
+            NotFound: The job does not exist.
         """
-        async with self._sockets.open(path_of("job", "listen", job_id_of(job))) as stream:
+        async with self._sockets.open(Request("GET", "/job/listen/{id}", key=id_of(job))) as stream:
             while True:
                 message = await stream.receive()
                 if isinstance(message, int):
@@ -149,31 +142,30 @@ class Jobs:
     def cancel(self, job: JobLike) -> Submission[Job]:
         """Cancel a job (`POST /job/cancel/{job_id}`).
 
-        The engine names no request for this, so the job itself is polled. If it ends by itself before the cancel wins,
-        the operation ends with it: `Job.canceled` says which it was.
+        The engine returns no request id for this, so the job itself is polled. If the job ends before it is canceled,
+        the operation ends too; `Job.canceled` tells the two cases apart.
 
         Raises:
-            ConflictError: It has ended already (409).
-            NotFound: There is no such job.
+            ConflictError: The job has ended already (409).
+            NotFound: The job does not exist.
         """
-        job_id = job_id_of(job)
-
-        def accepted(answer: Answer) -> AcceptedOperation:
-            return AcceptedOperation(OperationRef(OperationKind.JOB_CANCEL, job_id), answer.retry_after)
-
-        request = Request("POST", path_of("job", "cancel", job_id), accepted, lane=Lane.CHANGE)
+        job_id = id_of(job)
         ref = OperationRef(OperationKind.JOB_CANCEL, job_id)
-        return Submission(f"canceling job {job_id}", lambda: self._submitter.submit(request, ref))
+
+        def decode(answer: Answer) -> AcceptedOperation:
+            return AcceptedOperation(ref, answer.retry_after)
+
+        change = Change(Request("POST", "/job/cancel/{id}", decode, key=job_id), ref)
+        return Submission(f"canceling job {job_id}", self._executor.execute, change)
 
     async def delete(self, job: JobLike) -> None:
-        """Hide a job that has ended from the API (`DELETE /job/delete/{job_id}`).
+        """Delete a job that has ended from the API (`DELETE /job/delete/{job_id}`).
 
         Raises:
-            ConflictError: It has not ended (409).
-            NotFound: There is no such job.
+            ConflictError: The job has not ended (409).
+            NotFound: The job does not exist.
         """
-        path = path_of("job", "delete", job_id_of(job))
-        await self._transport.send(delete_request(path))
+        await self._transport.send(Request("DELETE", "/job/delete/{id}", as_nothing, key=id_of(job)))
 
     async def pull(
         self,
@@ -185,68 +177,68 @@ class Jobs:
         dry_run: bool = False,
         commands: CommandPolicy = transfers_only,
     ) -> list[PulledFile]:
-        """Bring the output of a job here (`GET /job/pull/{job_id}`).
+        """Download the output of a job (`GET /job/pull/{job_id}`).
 
-        Of a job that has ended, the files are downloaded side by side, each under a temporary name until it is
-        complete, as the object store holds them: nothing is decompressed. What is there already is skipped, so that
-        running it again brings what is missing. A file whose name the file system cannot hold gets another one, or is
-        skipped; its `note` says why. Of a live job, the engine gives a command such as `rsync`, which is run under the
-        same policy as in `push`. It writes into a new folder in `to`, and what it has brought is put into place when it
-        has ended.
+        The files of a job that has ended are downloaded concurrently. Each file has a temporary name until it is
+        complete, and is stored as the object store holds it, without decompression. Existing files are skipped, so that
+        a second call downloads only what is missing. A file whose name the file system does not support gets another
+        name, or is skipped; its `note` gives the reason. For a running job, the engine names a command such as `rsync`,
+        which is run under the same policy as in `push`. The command writes into a new folder inside `to`; the files are
+        moved to their places when the command has ended.
 
         Args:
-            job: Which one.
-            to: The folder to bring it to; it is made if it is not there. Links inside of it are not followed.
-            overwrite: Whether files that are there already are downloaded again.
-            private_key: The path of the SSH key with which a live instance is reached.
-            dry_run: Only tell which files there are.
-            commands: As in `push`; the default only writes into `to`.
+            job: The job.
+            to: The target folder; it is created if it does not exist. Links inside the folder are not followed.
+            overwrite: Whether existing files are downloaded again.
+            private_key: The path of the SSH key for the cluster of a running job.
+            dry_run: Whether to return the files without downloading them.
+            commands: The policy, as in `push`; the default lets commands write only into `to`.
 
         Returns:
-            The files, also those that were skipped; none for a live job, of which the command brings what there is.
+            The files, including those that were skipped; an empty list for a running job.
 
         Raises:
-            PathRefused: A file name, or a link inside of the folder, leads out of it; no such file was written.
-            CommandRefused: The policy refused the command; nothing was run.
+            PathRefused: A file name, or a link inside the folder, leads outside the folder. No such file was written.
+            CommandRefused: The policy refused the command. Nothing was run.
             StreamError: The command failed.
-            StatusError: The engine, or the object store, refused.
-            ConnectionFailed: A download broke off more often than the retry policy allows, or the engine gave an
-                address that nothing can be downloaded from.
-            DecodeError: The object store sends what is not the whole file, time and again.
+            StatusError: The engine, or the object store, answered with an error status.
+            ConnectionFailed: A download was interrupted more often than the retry policy allows, or the engine gave a
+                URL that cannot be downloaded from.
+            DecodeError: The object store repeatedly sent something else than the whole file.
             OSError: The folder cannot be written to, or the disk is full.
         """
-        job_id = job_id_of(job)
-        path = path_of("job", "pull", job_id)
+        job_id = id_of(job)
         query = query_of(
             system=platform.system().lower(),
             private_key_path=None if private_key is None else os.fspath(private_key),
             dry_run=dry_run,
         )
-        answer = await self._transport.send(Request("GET", path, as_model(JobPull, path), query=query))
+        answer = await self._transport.send(
+            Request("GET", "/job/pull/{id}", as_model(JobPull), key=job_id, query=query)
+        )
         folder = Path(to)
         if answer.command and not dry_run:
             runner = CommandRunner(
                 self._without_key(commands), Direction.PULL, folder, self._events, private_key
             )
             await _run_pull(runner, answer.command, shown=bool(answer.command_show_stdout))
-        puller = Downloader(self._transport, self._events, job_id)
-        return await puller.pull(answer.download_map or {}, folder, overwrite=overwrite, dry_run=dry_run)
+        downloader = Downloader(self._transport, self._events, job_id)
+        return await downloader.pull(answer.download_map or {}, folder, overwrite=overwrite, dry_run=dry_run)
 
-    # Last of the public methods, since within the class its name hides the type from what follows.
+    # The last public method, since its name hides the builtin `list` from annotations that follow.
     async def list(self, *, organization: bool = False) -> list[Job]:
         """List the jobs (`GET /job/list`).
 
         Args:
-            organization: List those of the organization instead of one's own.
+            organization: Whether to list the jobs of the organization instead of the user's.
         """
-        path = path_of("job", "list")
-        decode = as_list("jobs", Job, path)
+        decode = as_list("jobs", Job)
         return await self._transport.send(
-            Request("GET", path, decode, query=query_of(include_org=organization))
+            Request("GET", "/job/list", decode, query=query_of(include_org=organization))
         )
 
     def _without_key(self, commands: CommandPolicy) -> CommandPolicy:
-        """Have a policy refuse what holds the key: quotes may hide it in the text of the command."""
+        """Return a policy that also refuses a command that holds the API key, even if quotes split the key."""
         key = self._transport.key
 
         def policy(text: str) -> Sequence[str] | CheckedCommand:
@@ -256,11 +248,11 @@ class Jobs:
                 if key.mask_text(str(refused)) == str(refused):
                     raise
                 key.mask_error(refused)
-                raise refused.with_traceback(None)  # noqa: B904 - the same error, without the frames that hold the key
+                raise refused.with_traceback(None)  # noqa: B904 - the frames of the traceback hold the key
             words = _words_of(command)
             if key.mask_all(words) == words:
                 return command
-            command, words = (), []  # an error may be shown with the variables of its frames
+            command, words = (), []  # a traceback may show the variables of each frame
             raise CommandRefused("the command holds the API key; it was not run")
 
         return policy
@@ -271,8 +263,9 @@ def _words_of(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
     parts: Iterable[object] = ()
-    if attrs.has(type(value)):
-        parts = [getattr(value, field.name) for field in attrs.fields(type(value))]
+    kind: type[Any] = type(value)
+    if attrs.has(kind):
+        parts = [getattr(value, field.name) for field in attrs.fields(kind)]
     elif isinstance(value, Sequence):
         parts = cast("Sequence[object]", value)
     whole = [value.text] if isinstance(value, LocalPath) else []
@@ -288,26 +281,26 @@ async def _run_pull(runner: CommandRunner, command: str, *, shown: bool) -> None
 
 
 Waiting = tuple[dict[str, Any], int]
-"""A message of a push, and how many bytes of the stream had come with it."""
+"""A message of a push, and the number of bytes that the stream had received with it."""
 
 
 class _Push:
-    """One push: the engine's messages, and the commands that it wants to be run."""
+    """One push: it receives the engine's messages and runs the commands in them."""
 
     def __init__(self, stream: Stream, runner: CommandRunner, events: Dispatcher) -> None:
         self._stream = stream
         self._runner = runner
         self._events = events
         self._job_id: str | None = None
-        self._handled = 0  # of the stream's bytes
+        self._handled = 0  # bytes of the stream
 
-    async def follow(self) -> str:
-        """Do what the engine says until it closes; return the job's id."""
+    async def run(self) -> str:
+        """Run the engine's commands until it closes the stream, and return the id of the job."""
         to_do, messages = anyio.create_memory_object_stream[Waiting](MOST_WAITING)
         errors: list[TensorPoolError] = []
 
         async def receive() -> None:
-            # Beside the commands, which may take minutes: pings are only answered while somebody receives.
+            # A command may take minutes, and pings are answered only while a task receives.
             with to_do:
                 try:
                     while isinstance(message := await self._stream.receive(), dict):
@@ -358,7 +351,7 @@ class _Push:
         try:
             result = await self._runner.run(command, shown=shown)
         except CommandRefused as refusal:
-            with suppress(StreamError):  # where nobody listens any more, the refusal says more than that
+            with suppress(StreamError):  # the refusal matters more than a closed stream
                 await self._report(command, CommandResult(REFUSED, stderr=str(refusal)))
             raise
         await self._report(command, result)

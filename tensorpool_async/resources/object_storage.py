@@ -9,10 +9,10 @@ import attrs
 from tensorpool_async.errors import AmbiguousOutcomeError, ConfigurationError, DecodeError
 from tensorpool_async.models.object_storage import AwsConfig, Bucket, ObjectStorageCredentials, RcloneConfig
 from tensorpool_async.models.structure import structure
-from tensorpool_async.protocol.decoders import as_model, as_nothing, delete_request
-from tensorpool_async.protocol.requests import Lane, Request, path_of
+from tensorpool_async.protocol.decoders import as_model, as_nothing
+from tensorpool_async.protocol.requests import Request
 from tensorpool_async.protocol.responses import Answer
-from tensorpool_async.transport import Transport
+from tensorpool_async.transport.attempts import Transport
 
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ class ObjectStorage:
         Raises:
             ConflictError: There are buckets left (409).
         """
-        path = path_of("object-storage", "disable")
-        await self._transport.send(delete_request(path))
+        await self._transport.send(Request("DELETE", "/object-storage/disable", as_nothing))
 
     async def credentials(self) -> ObjectStorageCredentials:
         """Read the organization's credentials (`GET /object-storage/credentials`).
@@ -70,13 +69,15 @@ class ObjectStorage:
 
     async def rclone_config(self) -> RcloneConfig:
         """Return a section for rclone's configuration (`GET /object-storage/configure/rclone`)."""
-        path = path_of("object-storage", "configure", "rclone")
-        return await self._transport.send(Request("GET", path, as_model(RcloneConfig, path)))
+        return await self._transport.send(
+            Request("GET", "/object-storage/configure/rclone", as_model(RcloneConfig))
+        )
 
     async def aws_config(self) -> AwsConfig:
         """Return sections for the files that AWS's tools read (`GET /object-storage/configure/aws`)."""
-        path = path_of("object-storage", "configure", "aws")
-        return await self._transport.send(Request("GET", path, as_model(AwsConfig, path)))
+        return await self._transport.send(
+            Request("GET", "/object-storage/configure/aws", as_model(AwsConfig))
+        )
 
     async def store(self, bucket: BucketLike) -> S3Store:
         """Return an `obstore` store of a bucket, with the organization's credentials.
@@ -104,10 +105,8 @@ class ObjectStorage:
         )
 
     async def _credentials(self, method: str, action: str) -> ObjectStorageCredentials:
-        path = path_of("object-storage", action)
-        lane = Lane.READ if method == "GET" else Lane.CHANGE
         return await self._transport.send(
-            Request(method, path, as_model(ObjectStorageCredentials, path), lane=lane)
+            Request(method, f"/object-storage/{action}", as_model(ObjectStorageCredentials))
         )
 
 
@@ -124,9 +123,10 @@ class Buckets:
             ConflictError: There is one of that name (409).
             StatusError: The name is not one that a bucket may have.
         """
-        path = path_of("object-storage", "bucket", "create", name)
         try:
-            await self._transport.send(Request("PUT", path, as_nothing, lane=Lane.CHANGE, name=name))
+            await self._transport.send(
+                Request("PUT", "/object-storage/bucket/create/{id}", as_nothing, key=name, name=name)
+            )
         except AmbiguousOutcomeError:
             # The conflict may be the request's own first attempt, whose answer was lost: the list tells.
             if all(bucket.name != name for bucket in await self.list()):
@@ -140,21 +140,21 @@ class Buckets:
             ConflictError: It is not empty (409).
             NotFound: There is no such bucket.
         """
-        path = path_of("object-storage", "bucket", "delete", bucket_name_of(bucket))
-        await self._transport.send(delete_request(path))
+        await self._transport.send(
+            Request("DELETE", "/object-storage/bucket/delete/{id}", as_nothing, key=bucket_name_of(bucket))
+        )
 
     # Last of the public methods, since within the class its name hides the type from what follows.
     async def list(self) -> list[Bucket]:
         """List the buckets (`GET /object-storage/bucket/list`)."""
-        path = path_of("object-storage", "bucket", "list")
 
         def decode(answer: Answer) -> list[Bucket]:
             items = answer.field("buckets")
             if not isinstance(items, list):
-                raise DecodeError("the answer has no list 'buckets'", path=path)
-            return [_bucket_of(item, path) for item in cast("list[Any]", items)]
+                raise DecodeError("the answer has no list 'buckets'", path=answer.path)
+            return [_bucket_of(item, answer.path) for item in cast("list[Any]", items)]
 
-        return await self._transport.send(Request("GET", path, decode))
+        return await self._transport.send(Request("GET", "/object-storage/bucket/list", decode))
 
 
 @attrs.frozen

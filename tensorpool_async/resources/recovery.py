@@ -1,6 +1,6 @@
-"""What follows a crash: what was in flight is found again, and what outlived its owner is destroyed.
+"""Recovery after a crash: resume operations that were in flight, and destroy resources that outlived their process.
 
-Looking changes nothing at the engine: recovery adopts and follows. Only reaping destroys, and only what it is told to.
+Recovery changes nothing at the engine; it finds and polls operations. Only `reap` destroys, and only what it is given.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tensorpool_async.journal import DESTROYED, NOT_MADE, EntryState, Journal, J
 from tensorpool_async.journal.recorder import JournalRecorder
 from tensorpool_async.models.cluster import Cluster
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.operations.executor import MAX_LOOKUPS, Found, Reconciler
+from tensorpool_async.operations.executor import MAX_LOOKUPS, Executor
+from tensorpool_async.operations.lookup import Found
 from tensorpool_async.operations.operation import Operation
-from tensorpool_async.operations.submission import Submitter
 from tensorpool_async.protocol.operation_specs import DELETE_STARTED, OPERATION_SPECS, Outcome, is_deleting
 from tensorpool_async.protocol.ownership import Ownership, epoch_of, ownership_of
 from tensorpool_async.protocol.tokens import OperationRef
@@ -39,26 +39,26 @@ CREATIONS = (OperationKind.CLUSTER_CLAIM, OperationKind.STORAGE_CREATE)
 DESTRUCTIONS = (OperationKind.CLUSTER_RELEASE, OperationKind.STORAGE_DESTROY)
 
 FRESH = 900.0
-"""Seconds. What was to be sent longer ago than this is either visible by now, or was never made: it may have waited for
-its turn and for pauses, and lists lag behind. What was made later under its name may be anybody's."""
+"""Seconds after which a recorded create is either visible at the engine or was never made. The time covers the wait for
+a slot, the pauses and the delay of the engine's lists. A resource of the same name that is younger may be another's."""
 
 NO_CLAIMS = 60.0
-"""Seconds for which nothing more is claimed, once the journal could not be written: each try may take it 10 s."""
+"""Seconds without a claim after the journal could not be written, since each attempt may take 10 seconds."""
 
 logger: logging.Logger = logger_of("tensorpool_async")
 
 
 @attrs.frozen(kw_only=True)
 class Leftover:
-    """Something that was made as ephemeral or with a time to live, and that outlived its owner.
+    """An ephemeral resource, or one with an expired `ttl`, that outlived the process that made it.
 
     Attributes:
-        entry: Its entry in the journal.
+        entry: The number of its journal entry.
         kind: `CLUSTER_CLAIM` for a cluster, `STORAGE_CREATE` for a volume.
-        resource_id: Its id.
-        name: Its name.
-        age: Seconds since its creation was sent.
-        hourly_rate: What it costs, in USD per hour; None where the engine does not say.
+        resource_id: The id.
+        name: The name.
+        age: Seconds since its create was sent.
+        hourly_rate: The price in USD per hour; None where the engine names none.
     """
 
     entry: int
@@ -70,20 +70,18 @@ class Leftover:
 
 
 class Recovery:
-    """Finds again what the journal says was in flight."""
+    """Resumes operations and finds leftovers from the entries of a journal."""
 
     def __init__(
         self,
-        recorder: JournalRecorder,
-        submitter: Submitter,
-        reconciler: Reconciler,
+        recorder: JournalRecorder[Operation[Any]],
+        executor: Executor,
         clusters: Clusters,
         storage: Storage,
     ) -> None:
         self._recorder = recorder
-        self._submitter = submitter
-        self._transport = submitter.transport
-        self._reconciler = reconciler
+        self._executor = executor
+        self._transport = executor.transport
         self._clusters = clusters
         self._storage = storage
         self._recovered: set[int] = set()
@@ -93,16 +91,16 @@ class Recovery:
         self._unclaimable_until = float("-inf")
 
     async def recover(self) -> list[Operation[Any]]:
-        """Return the operations that were in flight when their processes ended, followed from here on.
+        """Return the operations that were in flight when their processes ended. They are polled from now on.
 
         Raises:
             ConfigurationError: The client has no journal.
             JournalError: The journal cannot be read or written.
-            AmbiguousOutcomeError: For some of them the engine could not be asked, or does not say enough. They stay in
-                the journal; the others are in its `.operations`, and are given by the next call as well.
+            AmbiguousOutcomeError: The outcome of some entries is not known; they stay in the journal. The operations of
+                the other entries are in `.operations` of the error, and the next call returns them as well.
         """
         async with self._turn:
-            with self._recorder.ending() as ended:
+            with self._recorder.collect_ended() as ended:
                 entries = await (await self._recorder.opened()).take_over(self._recorder.engine)
             mine = [entry for entry in entries if entry.id not in ended and self._is_lost(entry)]
             found = await asyncio.gather(*(self._find(entry) for entry in mine), return_exceptions=True)
@@ -124,29 +122,29 @@ class Recovery:
         return operations
 
     async def leftovers(self, *, older: float = 0.0) -> list[Leftover]:
-        """Return what was made as ephemeral, or with a time to live that is over, and outlived its owner.
+        """Return the ephemeral resources, and those with an expired `ttl`, whose process has ended.
 
         Args:
-            older: Seconds; only what was sent longer ago than this.
+            older: Only resources whose create was sent more than this many seconds ago.
 
         Raises:
             ConfigurationError: The client has no journal.
             JournalError: The journal cannot be read.
-            TensorPoolError: The engine could not be asked.
+            TensorPoolError: A request to the engine failed.
         """
         entries = await (await self._recorder.opened()).entries(self._recorder.engine, ended=True)
         now = self._transport.now()
         overdue = [entry for entry in entries if self._is_overdue(entry, now - max(older, 0.0), now)]
         held = self._held(entries)
-        kept = _kept(entries)
+        taken_over = _last_takeovers(entries)
         living = await self._living({entry.intent.kind for entry in overdue})
         left: dict[str, Leftover] = {}
         for entry in overdue:
             ref = entry.ref or await self._made_or_unclear(entry)
             if ref is None or ref.resource_id is None or ref.resource_id in held:
                 continue
-            if kept.get(ref.resource_id, 0) > entry.id:
-                continue  # a fleet goes on with it
+            if taken_over.get(ref.resource_id, 0) > entry.id:
+                continue  # a lasting fleet uses it
             resource_id = ref.resource_id
             if resource_id not in living:
                 await self._look_closer(entry, resource_id, living)
@@ -162,15 +160,15 @@ class Recovery:
         return list(left.values())
 
     async def reap(self, leftover: Leftover) -> bool:
-        """Destroy something that outlived its owner; say whether it was this call that did.
+        """Destroy a leftover. Return whether this call destroyed it.
 
-        What is still being created is waited for first. Where the journal can be read and not written, it is destroyed
-        all the same.
+        A creation in progress is waited for first. If the journal can be read but not written, the resource is
+        destroyed nevertheless.
 
         Raises:
             JournalError: The journal cannot be read.
-            ConflictError: It is protected from deletion, or lastingly busy.
-            TensorPoolError: It could not be destroyed.
+            ConflictError: The resource is protected from deletion, or stays busy.
+            TensorPoolError: The resource could not be destroyed.
         """
         journal = await self._recorder.opened()
         entries = await journal.entries(self._recorder.engine, ended=True)
@@ -179,7 +177,7 @@ class Recovery:
             return False
         if not await self._claim(journal, entry):
             return False
-        self._recovered.add(entry.id)  # if it fails, it is still listed
+        self._recovered.add(entry.id)  # so that it is still listed if the deletion fails
         destroyed = await self._destroy(entry, leftover)
         if entry.state is not EntryState.ENDED:
             self._recorder.close_entry(entry, DESTROYED)
@@ -187,7 +185,10 @@ class Recovery:
         return destroyed
 
     async def _claim(self, journal: Journal, entry: JournalEntry) -> bool:
-        """Make an entry this client's own; also where that cannot be written down: what nobody living holds has to go."""
+        """Make this client the owner of an entry. Return False if another running client owns the entry.
+
+        If the journal cannot be written, the deletion goes ahead without a claim, since a leftover costs money.
+        """
         async with self._claiming:
             loop = asyncio.get_running_loop()
             if loop.time() < self._unclaimable_until:
@@ -196,20 +197,20 @@ class Recovery:
                 return await journal.claim(entry.id)
             except JournalError as error:
                 self._unclaimable_until = loop.time() + NO_CLAIMS
-                logger.error("%s; what has outlived its owner is destroyed without being claimed", error)  # noqa: TRY400 - the error says all that its traceback would
+                logger.error("%s; leftovers are destroyed without being claimed", error)  # noqa: TRY400 - the traceback adds nothing to the message
                 return True
 
     def _is_lost(self, entry: JournalEntry) -> bool:
-        """Whether nobody in this process follows it, or only because it was recovered before."""
+        """Whether no task of this process sends or polls the entry, except for an earlier `recover`."""
         operation = self._recorder.operation_of(entry)
         return not self._recorder.is_sending(entry) and (operation is None or entry.id in self._recovered)
 
     def _is_held(self, entry: JournalEntry) -> bool:
-        """Whether a living client, and not this one's recovery, has begun it."""
+        """Whether a running client owns the entry, and not only through recovery by this client."""
         return entry.owner_alive and entry.id not in self._recovered
 
     def _held(self, entries: Iterable[JournalEntry]) -> set[str]:
-        """Return the ids of the resources that living clients use: what they made, joined, or are changing."""
+        """Return the ids of the resources that running clients made, use or are changing."""
         return {
             entry.resource_id
             for entry in entries
@@ -223,12 +224,12 @@ class Recovery:
         if intent.kind not in CREATIONS or entry.deleted_at is not None or self._is_held(entry):
             return False
         if entry.ref is None and entry.state is EntryState.ENDED:
-            return False  # it was never made
+            return False  # the resource was never made
         expired = intent.ttl is not None and intent.sent_at + intent.ttl <= now
         return (intent.ephemeral or expired) and intent.sent_at <= before
 
     async def _living(self, kinds: Iterable[OperationKind]) -> dict[str, float | None]:
-        """Return what there is of these kinds, with its price."""
+        """Return the ids of the existing resources of these kinds, with their prices."""
         living: dict[str, float | None] = {}
         if OperationKind.CLUSTER_CLAIM in kinds:
             living |= {cluster.id: cluster.hourly_rate for cluster in await self._clusters.list()}
@@ -239,7 +240,7 @@ class Recovery:
     async def _look_closer(
         self, entry: JournalEntry, resource_id: str, living: dict[str, float | None]
     ) -> None:
-        """See whether what no list shows is gone: lists lag behind, and what is written off is never looked for again."""
+        """Read a resource that no list shows, since lists lag behind. Record it as deleted if it does not exist."""
         try:
             model = await self._transport.send(OPERATION_SPECS[entry.intent.kind].resource.read(resource_id))
         except NotFound:
@@ -249,13 +250,13 @@ class Recovery:
             living[resource_id] = model.hourly_rate
 
     async def _destroy(self, entry: JournalEntry, leftover: Leftover) -> bool:
-        """Destroy a resource once its creation has ended; say whether it was there."""
-        rule, resource_id = OPERATION_SPECS[leftover.kind], leftover.resource_id
+        """Destroy a resource once its creation has ended. Return whether the resource existed."""
+        spec, resource_id = OPERATION_SPECS[leftover.kind], leftover.resource_id
         if entry.ref is not None and entry.state is not EntryState.ENDED:
             with contextlib.suppress(OperationFailed, NotFound):
-                await self._submitter.follow(entry.ref)
+                await self._executor.poll(entry.ref)
         try:
-            model = await self._transport.send(rule.resource.read(resource_id))
+            model = await self._transport.send(spec.resource.read(resource_id))
             if isinstance(model, Cluster):
                 await self._clusters.for_exit.lifecycle.destroy(model)
             else:
@@ -265,7 +266,7 @@ class Recovery:
         return True
 
     async def _find(self, entry: JournalEntry) -> Operation[Any] | None:
-        """Find out what became of an entry; None where nothing is in flight."""
+        """Return the operation of an entry; None where nothing is in flight."""
         operation = self._recorder.operation_of(entry)
         if operation is not None:
             return operation
@@ -273,12 +274,12 @@ class Recovery:
         if ref is None:
             return None
         await self._recorder.adopt(entry, ref)
-        operation = self._submitter.follow(ref)
-        self._recorder.follow(entry.id, operation)
+        operation = self._executor.poll(ref)
+        self._recorder.record_end_of(entry.id, operation)
         return operation
 
     async def _search(self, entry: JournalEntry) -> OperationRef | None:
-        """Look at the engine for what became of a change whose answer never came."""
+        """Find out at the engine whether a change without a response was carried out."""
         if entry.intent.kind in CREATIONS:
             return await self._search_creation(entry)
         return await self._search_change(entry)
@@ -292,19 +293,14 @@ class Recovery:
         return ref
 
     async def _made_by(self, entry: JournalEntry) -> OperationRef | None:
-        """Return what identifies the resource that a creation without an answer has made; None where it made none.
+        """Return the reference to the resource that a create without a response made; None where it made none.
 
         Raises:
-            AmbiguousOutcomeError: There is one of its name, and nothing says when it was made.
+            AmbiguousOutcomeError: A resource has the name, and the engine does not say when it was made.
         """
         intent = entry.intent
         name = intent.name or ""
-        find = (
-            self._clusters.find_by_name
-            if intent.kind is OperationKind.CLUSTER_CLAIM
-            else self._storage.find_by_name
-        )
-        found: Found | None = await self._reconciler.look(find, name, until_seen=self._is_fresh(entry))
+        found: Found | None = await self._executor.find(intent.kind, name, until_seen=self._is_fresh(entry))
         if found is None:
             return None
         belongs = await self._belongs_to_another(entry, found.resource_id)
@@ -318,13 +314,13 @@ class Recovery:
         if ownership is Ownership.BEFORE:
             return None
         if ownership is Ownership.UNCLEAR:
-            text = f"{found.resource_id} is called {name!r}, and nothing says whether it was made by this"
+            text = f"{found.resource_id} has the name {name!r}, and the engine does not say when it was made"
             raise AmbiguousOutcomeError(text, name=name, method=intent.method, path=intent.path)
         request_ids = () if found.request_id is None else (found.request_id,)
         return OperationRef(intent.kind, found.resource_id, request_ids)
 
     async def _made_or_unclear(self, entry: JournalEntry) -> OperationRef | None:
-        """As `_made_by`, but what is unclear is left alone: the rest can be reaped nevertheless."""
+        """Return the result of `_made_by`; None where the outcome is not known, so that the rest can be reaped."""
         try:
             return await self._made_by(entry)
         except AmbiguousOutcomeError as error:
@@ -341,27 +337,27 @@ class Recovery:
 
     async def _search_change(self, entry: JournalEntry) -> OperationRef | None:
         intent = entry.intent
-        rule, resource_id = OPERATION_SPECS.get(intent.kind), intent.resource_id
-        if rule is None or resource_id is None:
+        spec, resource_id = OPERATION_SPECS.get(intent.kind), intent.resource_id
+        if spec is None or resource_id is None:
             self._recorder.close_entry(entry, "unknown: nothing shows whether it was carried out")
             return None
         for look in range(1, (MAX_LOOKUPS if self._is_fresh(entry) else 1) + 1):
             if look > 1:
-                await self._reconciler.pause(look)  # what was just sent takes its time until it shows
+                await self._executor.pause(look)  # a change takes a while to show
             try:
-                model = await self._transport.send(rule.resource.read(resource_id))
+                model = await self._transport.send(spec.resource.read(resource_id))
             except NotFound:
-                outcome = "COMPLETED" if rule.done_when_gone else "not carried out: it is gone"
+                outcome = "COMPLETED" if spec.done_when_gone else "not carried out: it is gone"
                 self._recorder.close_entry(entry, outcome)
                 if intent.kind in DESTRUCTIONS:
                     self._recorder.mark_deleted(resource_id)
                 return None
             has_begun = intent.kind in DESTRUCTIONS and is_deleting(model)
-            if has_begun or rule.outcome(model, intent.expected) is Outcome.SUCCEEDED:
+            if has_begun or spec.outcome(model, intent.expected) is Outcome.SUCCEEDED:
                 expected = {**intent.expected, DELETE_STARTED: True} if has_begun else intent.expected
                 return OperationRef(intent.kind, resource_id, expected=expected)
         logger.warning(
-            "%s of %s was not carried out: its process ended before the engine took it",
+            "%s of %s was not carried out: its process ended before the engine accepted it",
             intent.kind,
             resource_id,
         )
@@ -369,14 +365,14 @@ class Recovery:
         return None
 
 
-def _kept(entries: Iterable[JournalEntry]) -> dict[str, int]:
-    """Return the last entry of each resource by which a fleet that lasts has taken it over."""
+def _last_takeovers(entries: Iterable[JournalEntry]) -> dict[str, int]:
+    """Return, by resource, the number of the last entry with which a lasting fleet has taken the resource over."""
     return {
         entry.resource_id: entry.id
         for entry in sorted(entries, key=lambda entry: entry.id)
         if entry.resource_id is not None
         and entry.intent.kind in CREATIONS
-        and not entry.intent.method  # nothing was sent: it was there
+        and not entry.intent.method  # nothing was sent, since the resource existed
         and not entry.intent.ephemeral
         and entry.intent.ttl is None
     }
@@ -384,7 +380,7 @@ def _kept(entries: Iterable[JournalEntry]) -> dict[str, int]:
 
 def _unclear(problems: list[BaseException]) -> AmbiguousOutcomeError:
     first = problems[0]
-    text = f"{len(problems)} entries of the journal could not be cleared up; the first: {first}"
+    text = f"the outcome of {len(problems)} entries of the journal is not known; the first: {first}"
     problem = AmbiguousOutcomeError(
         text, name=first.name if isinstance(first, AmbiguousOutcomeError) else None
     )

@@ -7,10 +7,10 @@ import platform
 from tensorpool_async.models.account import SSHKey
 from tensorpool_async.models.cluster import Instance
 from tensorpool_async.protocol.commands import login
-from tensorpool_async.protocol.decoders import as_list, as_text, delete_request
+from tensorpool_async.protocol.decoders import as_list, as_nothing, as_text
 from tensorpool_async.protocol.public_keys import checked_public_key
-from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
-from tensorpool_async.transport import Transport
+from tensorpool_async.protocol.requests import Request, query_of
+from tensorpool_async.transport.attempts import Transport
 
 
 KeyLike = SSHKey | str
@@ -44,9 +44,10 @@ class SSH:
             ValueError: The instance has no id.
         """
         instance_id = instance.id if isinstance(instance, Instance) else instance
-        path = path_of("ssh", instance_id or "")
         query = query_of(system=platform.system())
-        text = await self._transport.send(Request("GET", path, as_text("command", path), query=query))
+        text = await self._transport.send(
+            Request("GET", "/ssh/{id}", as_text("command"), key=instance_id or "", query=query)
+        )
         return login(text)
 
 
@@ -71,9 +72,8 @@ class SSHKeys:
             AmbiguousOutcomeError: The answer was lost; `list` tells whether it was saved.
         """
         public_key = checked_public_key(public_key)
-        path = path_of("user", "ssh-key", "add")
         body = {"public_key": public_key} | ({"name": name} if name is not None else {})
-        request = Request("POST", path, as_text("key_id", path), json=body, lane=Lane.CHANGE, name=name)
+        request = Request("POST", "/user/ssh-key/add", as_text("key_id"), json=body, name=name)
         key_id = await self._transport.send(request)
         return SSHKey(id=key_id, name=name, public_key=public_key)
 
@@ -84,8 +84,7 @@ class SSHKeys:
             NotFound: There is no such key.
         """
         key_id = key.id if isinstance(key, SSHKey) else key
-        path = path_of("user", "ssh-key", "remove", key_id)
-        await self._transport.send(delete_request(path))
+        await self._transport.send(Request("DELETE", "/user/ssh-key/remove/{id}", as_nothing, key=key_id))
 
     # Last of the public methods, since within the class its name hides the type from what follows.
     async def list(self, *, organization: bool = False) -> list[SSHKey]:
@@ -94,8 +93,7 @@ class SSHKeys:
         Args:
             organization: List those of the organization instead of one's own.
         """
-        path = path_of("user", "ssh-key", "list")
-        decode = as_list("keys", SSHKey, path)
+        decode = as_list("keys", SSHKey)
         return await self._transport.send(
-            Request("GET", path, decode, query=query_of(include_org=organization))
+            Request("GET", "/user/ssh-key/list", decode, query=query_of(include_org=organization))
         )

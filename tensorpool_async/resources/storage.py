@@ -4,52 +4,46 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import attrs
+
 from tensorpool_async.errors import DecodeError
 from tensorpool_async.journal.recorder import create_tags
 from tensorpool_async.models.cluster import Quote
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.storage import StorageVolume
-from tensorpool_async.operations.executor import Found, Reconciler
+from tensorpool_async.operations.executor import Change, Executor
 from tensorpool_async.operations.operation import Operation
-from tensorpool_async.operations.submission import Submission, Submitter
-from tensorpool_async.protocol.decoders import as_list, as_model, as_text
+from tensorpool_async.operations.submission import Submission
+from tensorpool_async.protocol.decoders import as_accepted, as_model
 from tensorpool_async.protocol.operation_specs import STORAGE
-from tensorpool_async.protocol.requests import Lane, Request, path_of, query_of
+from tensorpool_async.protocol.requests import Request, query_of
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
-from tensorpool_async.resources.clusters import ClusterLike, accepted_as, id_of, new_name
-from tensorpool_async.transport import Transport
+from tensorpool_async.resources.arguments import ClusterLike, VolumeLike, id_of, new_name
+from tensorpool_async.transport.attempts import Transport
 
 
-VolumeLike = StorageVolume | str
-"""A volume, or its id."""
-
-
-def volume_id_of(volume: VolumeLike) -> str:
-    """Return the id of what is a volume or an id."""
-    return volume.id if isinstance(volume, StorageVolume) else volume
+_as_creation = as_accepted(OperationKind.STORAGE_CREATE, id_field="storage_id")
 
 
 class Storage:
     """Storage volumes, as `tp.storage`.
 
-    Wherever a volume or a cluster is asked for, its id or the model itself will do. A volume is a POSIX file system
-    that attaches to multi-node GPU clusters and to CPU instances, and is mounted there at `/mnt/<id of the volume>`.
+    Every method that takes a volume or a cluster accepts its id or the model. A volume is a POSIX file system that can
+    be attached to multi-node GPU clusters and CPU instances, where it is mounted at `/mnt/<id of the volume>`.
     """
 
-    def __init__(self, transport: Transport, submitter: Submitter, reconciler: Reconciler) -> None:
+    def __init__(self, transport: Transport, executor: Executor) -> None:
         self._transport = transport
-        self._submitter = submitter
-        self._reconciler = reconciler
+        self._executor = executor
 
     @property
     def for_exit(self) -> Storage:
-        """The same, for the way out: what it sends goes ahead also where the journal cannot be written.
+        """The same methods for cleanup code: a change is sent even if the journal cannot be written.
 
         See `Clusters.for_exit`.
         """
-        submitter = self._submitter.for_exit()
-        return Storage(self._transport, submitter, Reconciler(submitter))
+        return Storage(self._transport, self._executor.for_exit())
 
     def create(
         self,
@@ -63,58 +57,49 @@ class Storage:
         """Create a volume (`POST /storage/create`). It costs money until it is destroyed.
 
         Args:
-            size_gb: Its size in GB; it can grow later, and never shrink.
-            name: A name; without one it gets `tpa-` and random letters, which find it again if the answer is lost.
-            deletion_protection: Whether destroying it is refused until this is switched off.
-            ttl: Seconds after which `tpa reap` may destroy it, once its owner is gone; None for never. The engine knows
-                nothing of this: it is in the journal.
-            owned: Whether `tpa reap` may destroy it as soon as its owner is gone; it says so in the journal, if there is
-                one.
+            size_gb: The size in GB. A volume can grow later but not shrink.
+            name: A name. The default is `tpa-` and random letters. After a lost response, the client finds the volume by
+                its name.
+            deletion_protection: Whether the engine refuses to destroy the volume until this is switched off.
+            ttl: Seconds after which `tpa reap` may destroy the volume, once the process that made it has ended; None for
+                never. It is stored in the journal, not at the engine.
+            owned: Whether `tpa reap` may destroy the volume as soon as the process that made it has ended. It is stored
+                in the journal, if there is one.
 
         Returns:
-            A submission: `await` it for the operation, or `await ….result()` for the volume that is ready.
+            A submission: `await` it for the operation, or `await ….result()` for the ready volume.
 
         Raises:
-            ConfigurationError: `ttl` is given, and the client has no journal; at the call.
-            ValueError: The size is below 1 GB, or the name is empty; at the call.
-            InsufficientBalance: The balance does not cover its first 24 hours (402).
+            ConfigurationError: `ttl` is given and the client has no journal. Raised by the call itself.
+            ValueError: The size is below 1 GB, or the name is empty. Raised by the call itself.
+            InsufficientBalance: The balance does not cover the first 24 hours (402).
             ConflictError: A volume has that name (409).
-            AmbiguousOutcomeError: The answer was lost, and whether the volume was made could not be found out; its
-                `.name` is the one to look for.
+            AmbiguousOutcomeError: The response was lost, and the client could not find out whether the volume was made.
+                `.name` is the name to look for.
         """
         _check_size(size_gb)
         tags = create_tags(name, ephemeral=owned, ttl=ttl)
-        self._submitter.recorder.check_tags(tags)
+        self._executor.recorder.check_tags(tags)
         name = new_name(name)
         body = {"size": size_gb, "name": name, "deletion_protection": deletion_protection}
-        path = path_of("storage", "create")
-        read_id = as_text("storage_id", path)
-
-        def accepted(answer: Answer) -> AcceptedOperation:
-            return accepted_as(answer, OperationKind.STORAGE_CREATE, read_id(answer))
-
-        kind = OperationKind.STORAGE_CREATE
-        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE, kind=kind, name=name)
-        return Submission(
-            f"the creation of volume {name!r}",
-            lambda: self._reconciler.create(request, self.find_by_name, tags),
-            name=name,
-        )
+        request = Request("POST", "/storage/create", _as_creation, json=body, name=name)
+        change = Change(request, OperationRef(OperationKind.STORAGE_CREATE), tags)
+        return Submission(f"the creation of volume {name!r}", self._executor.execute, change)
 
     async def get(self, volume: VolumeLike) -> StorageVolume:
-        """Read one volume (`GET /storage/info/{storage_id}`).
+        """Read a volume (`GET /storage/info/{storage_id}`).
 
         Raises:
-            NotFound: There is none, or no more.
+            NotFound: The volume does not exist, or no longer exists.
         """
-        return cast("StorageVolume", await self._transport.send(STORAGE.read(volume_id_of(volume))))
+        return cast("StorageVolume", await self._transport.send(STORAGE.read(id_of(volume))))
 
     def creation_of(self, volume: VolumeLike) -> Operation[StorageVolume]:
-        """Follow the creation of a volume that was begun elsewhere, until the volume is ready.
+        """Return the operation of a creation that was started elsewhere. It ends when the volume is ready.
 
-        No endpoint tells which request makes a volume, so the volume itself is polled.
+        No endpoint names the request that makes a volume, so the volume itself is polled.
         """
-        return self._submitter.follow(OperationRef(OperationKind.STORAGE_CREATE, volume_id_of(volume)))
+        return self._executor.poll(OperationRef(OperationKind.STORAGE_CREATE, id_of(volume)))
 
     def edit(
         self,
@@ -124,18 +109,18 @@ class Storage:
         size_gb: int | None = None,
         deletion_protection: bool | None = None,
     ) -> Submission[StorageVolume]:
-        """Rename a volume, let it grow, or switch its deletion protection (`PATCH /storage/edit/{storage_id}`).
+        """Rename or enlarge a volume, or switch its deletion protection (`PATCH /storage/edit/{storage_id}`).
 
         Args:
-            volume: Which one.
-            name: A new name; None leaves it.
-            size_gb: A new size in GB, above the old one; None leaves it.
-            deletion_protection: Whether destroying it is refused; None leaves it.
+            volume: The volume.
+            name: A new name; None keeps the old one.
+            size_gb: A new size in GB, larger than the old one; None keeps the old one.
+            deletion_protection: Whether the engine refuses to destroy the volume; None keeps the setting.
 
         Raises:
-            ValueError: Nothing is to be changed, or the size is below 1 GB; at the call.
-            StatusError: The engine refused it: the volume would shrink, or another change is in progress (409).
-            NotFound: There is no such volume.
+            ValueError: None of them is given, or the size is below 1 GB. Raised by the call itself.
+            StatusError: The engine refused the request: the volume would shrink, or another change is in progress (409).
+            NotFound: The volume does not exist.
         """
         if size_gb is not None:
             _check_size(size_gb)
@@ -148,81 +133,58 @@ class Storage:
         if not expected:
             raise ValueError("nothing to change: pass name=, size_gb= or deletion_protection=")
         body = {("tp_storage_name" if field == "name" else field): value for field, value in expected.items()}
-        volume_id = volume_id_of(volume)
-
-        def accepted(answer: Answer) -> AcceptedOperation:
-            return accepted_as(answer, OperationKind.STORAGE_EDIT, volume_id, expected)
-
-        request = Request(
-            "PATCH", path_of("storage", "edit", volume_id), accepted, json=body, lane=Lane.CHANGE
-        )
+        volume_id = id_of(volume)
+        decode = as_accepted(OperationKind.STORAGE_EDIT, volume_id, expected)
+        request = Request("PATCH", "/storage/edit/{id}", decode, key=volume_id, json=body)
         ref = OperationRef(OperationKind.STORAGE_EDIT, volume_id, expected=expected)
-        return Submission(f"the edit of volume {volume_id}", lambda: self._reconciler.change(request, ref))
+        return Submission(f"the edit of volume {volume_id}", self._executor.execute, Change(request, ref))
 
     def destroy(self, volume: VolumeLike) -> Submission[None]:
-        """Destroy a volume (`DELETE /storage/{storage_id}`), and all data on it.
+        """Destroy a volume (`DELETE /storage/{storage_id}`), including all data on it.
 
         Returns:
-            A submission; its result is None, once the volume is gone.
+            A submission. Its result is None, once the volume no longer exists.
 
         Raises:
-            ConflictError: Deletion protection is on, it is attached, or another change is in progress (409).
-            NotFound: There is no such volume.
+            ConflictError: Deletion protection is on, the volume is attached, or another change is in progress (409).
+            NotFound: The volume does not exist.
         """
-        volume_id = volume_id_of(volume)
-        already_deleted = AcceptedOperation(OperationRef(OperationKind.STORAGE_DESTROY, volume_id))
-
-        def accepted(answer: Answer) -> AcceptedOperation:
-            return accepted_as(answer, OperationKind.STORAGE_DESTROY, volume_id)
-
-        request = Request(
-            "DELETE",
-            path_of("storage", volume_id),
-            accepted,
-            lane=Lane.CHANGE,
-            any_body=True,
-            on_already_deleted=lambda: already_deleted,
-        )
-        return Submission(
-            f"the destruction of volume {volume_id}",
-            lambda: self._submitter.submit_delete(request, already_deleted, STORAGE),
-        )
+        volume_id = id_of(volume)
+        decode = as_accepted(OperationKind.STORAGE_DESTROY, volume_id)
+        request = Request("DELETE", "/storage/{id}", decode, key=volume_id)
+        change = Change(request, OperationRef(OperationKind.STORAGE_DESTROY, volume_id))
+        return Submission(f"the destruction of volume {volume_id}", self._executor.execute, change)
 
     def attach(self, volume: VolumeLike, cluster: ClusterLike) -> Submission[StorageVolume]:
         """Attach a volume to a cluster (`POST /storage/attach`).
 
         **This restarts every node of the cluster.**
 
-        The engine takes a list of clusters, of which it accepts one, and may answer with several requests; all of them
-        are followed.
+        The engine takes a list of exactly one cluster and may answer with several request ids. The operation polls all
+        of them.
 
         Args:
             volume: A volume that is READY.
             cluster: A multi-node GPU cluster, or a CPU instance.
 
         Raises:
-            ConflictError: They do not fit, or another change is in progress (409).
-            AmbiguousOutcomeError: The answer was lost.
+            ConflictError: The volume does not fit the cluster, or another change is in progress (409).
+            AmbiguousOutcomeError: The response was lost, and the volume does not show the change.
         """
-        volume_id, cluster_id = volume_id_of(volume), id_of(cluster)
-        path = path_of("storage", "attach")
+        volume_id, cluster_id = id_of(volume), id_of(cluster)
+        ref = OperationRef(OperationKind.STORAGE_ATTACH, volume_id, expected={"attached": cluster_id})
 
-        def accepted(answer: Answer) -> AcceptedOperation:
+        def decode(answer: Answer) -> AcceptedOperation:
             ids = answer.field("request_ids")
             if not isinstance(ids, list):
-                raise DecodeError("the answer has no list request_ids", path=path)
+                raise DecodeError("the answer has no list request_ids", path=answer.path)
             request_ids = tuple(str(one) for one in cast("list[Any]", ids) if one)
-            expected = {"attached": cluster_id}
-            ref = OperationRef(OperationKind.STORAGE_ATTACH, volume_id, request_ids, expected)
-            return AcceptedOperation(ref, answer.retry_after)
+            return AcceptedOperation(attrs.evolve(ref, request_ids=request_ids), answer.retry_after)
 
         body = {"storage_id": volume_id, "cluster_ids": [cluster_id]}
-        request = Request("POST", path, accepted, json=body, lane=Lane.CHANGE)
-        watched = OperationRef(OperationKind.STORAGE_ATTACH, volume_id, expected={"attached": cluster_id})
-        return Submission(
-            f"attaching volume {volume_id} to cluster {cluster_id}",
-            lambda: self._reconciler.change(request, watched),
-        )
+        change = Change(Request("POST", "/storage/attach", decode, json=body), ref)
+        what = f"attaching volume {volume_id} to cluster {cluster_id}"
+        return Submission(what, self._executor.execute, change)
 
     def detach(self, volume: VolumeLike, cluster: ClusterLike) -> Submission[StorageVolume]:
         """Detach a volume from a cluster (`POST /storage/detach`).
@@ -230,52 +192,36 @@ class Storage:
         **This restarts every node of the cluster.**
 
         Raises:
-            ConflictError: It is not attached there, or another change is in progress (409).
-            AmbiguousOutcomeError: The answer was lost.
+            ConflictError: The volume is not attached to the cluster, or another change is in progress (409).
+            AmbiguousOutcomeError: The response was lost, and the volume does not show the change.
         """
-        volume_id, cluster_id = volume_id_of(volume), id_of(cluster)
-
-        def accepted(answer: Answer) -> AcceptedOperation:
-            return accepted_as(answer, OperationKind.STORAGE_DETACH, volume_id, {"detached": cluster_id})
-
+        volume_id, cluster_id = id_of(volume), id_of(cluster)
+        expected = {"detached": cluster_id}
+        decode = as_accepted(OperationKind.STORAGE_DETACH, volume_id, expected)
         body = {"storage_id": volume_id, "cluster_id": cluster_id}
-        request = Request("POST", path_of("storage", "detach"), accepted, json=body, lane=Lane.CHANGE)
-        watched = OperationRef(OperationKind.STORAGE_DETACH, volume_id, expected={"detached": cluster_id})
-        return Submission(
-            f"detaching volume {volume_id} from cluster {cluster_id}",
-            lambda: self._reconciler.change(request, watched),
-        )
+        ref = OperationRef(OperationKind.STORAGE_DETACH, volume_id, expected=expected)
+        change = Change(Request("POST", "/storage/detach", decode, json=body), ref)
+        what = f"detaching volume {volume_id} from cluster {cluster_id}"
+        return Submission(what, self._executor.execute, change)
 
     async def quote(self, size_gb: int) -> Quote:
-        """Ask what a volume of `size_gb` GB would cost, in USD per hour (`GET /storage/quote`).
+        """Return the price of a volume of `size_gb` GB, in USD per hour (`GET /storage/quote`).
 
         Raises:
             ValueError: The size is below 1 GB.
         """
         _check_size(size_gb)
-        path = path_of("storage", "quote")
-        return await self._transport.send(
-            Request("GET", path, as_model(Quote, path), query=query_of(size_gb=size_gb))
-        )
+        request = Request("GET", "/storage/quote", as_model(Quote), query=query_of(size_gb=size_gb))
+        return await self._transport.send(request)
 
-    # Last of the public methods, since within the class its name hides the type from what follows.
+    # The last method of the class, since its name hides the builtin `list` from annotations that follow.
     async def list(self, *, organization: bool = False) -> list[StorageVolume]:
         """List the volumes (`GET /storage/list`).
 
         Args:
-            organization: List those of the organization instead of one's own.
+            organization: Whether to list the volumes of the organization instead of the user's.
         """
-        path = path_of("storage", "list")
-        decode = as_list("volumes", StorageVolume, path)
-        return await self._transport.send(
-            Request("GET", path, decode, query=query_of(include_org=organization))
-        )
-
-    async def find_by_name(self, name: str) -> Found | None:
-        """Find the volume of a name; which request made it, no endpoint tells."""
-        named = [volume for volume in await self.list() if volume.name == name]
-        volume = max(named, key=lambda volume: volume.created_at or "", default=None)
-        return None if volume is None else Found(volume.id, volume.created_at)
+        return await self._executor.lookup.all(STORAGE, organization=organization)
 
 
 def _check_size(size_gb: int) -> None:

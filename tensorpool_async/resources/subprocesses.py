@@ -70,13 +70,13 @@ async def _run(
     *,
     shown: bool,
 ) -> CommandResult:
-    kept: dict[str, str] = {"stdout": "", "stderr": ""}
+    output: dict[str, str] = {"stdout": "", "stderr": ""}
 
     async def read(stream: ByteReceiveStream | None, name: str) -> None:
         if stream is None:
             return
         async for text in TextReceiveStream(stream, errors="replace"):
-            kept[name] = (kept[name] + text)[-LONGEST_OUTPUT:]
+            output[name] = (output[name] + text)[-LONGEST_OUTPUT:]
             events.emit(CommandOutput(arguments=command, stream=name, text=text, shown=shown))
 
     variables = {**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"}
@@ -94,4 +94,4 @@ async def _run(
             with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
                 os.killpg(process.pid, signal.SIGKILL)  # not on Windows
             raise
-    return CommandResult(process.returncode or 0, kept["stdout"], kept["stderr"])
+    return CommandResult(process.returncode or 0, output["stdout"], output["stderr"])

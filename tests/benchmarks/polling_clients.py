@@ -183,7 +183,7 @@ def start(tp: Any, count: int) -> list[Any]:
     tokens, kinds = import_module("tensorpool_async.protocol.tokens"), import_module("tensorpool_async")
     claim = kinds.OperationKind.CLUSTER_CLAIM
     tickets = (tokens.OperationRef(claim, f"c-{one[2:]}", (one,)) for one in ids(count))
-    return [tp._submitter.add(ref) for ref in tickets]
+    return [tp._executor.poll(ref) for ref in tickets]
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -92,7 +92,7 @@ class Simulation:
             self._filled_at = now
 
     def _send(self) -> None:
-        self.rate.take(self.now)
+        self.rate.record_send(self.now)
         arrives_at = self._after_stall(self.now + self.latency / 2)
         self._fill(arrives_at)
         passed = self._tokens >= 1.0

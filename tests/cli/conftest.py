@@ -1,4 +1,4 @@
-"""An emulator in the environment of the command, and the command as a process of its own."""
+"""An emulator in the environment of the command, and the command as a subprocess."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ instance_type = "1xL40S"
 
 @attrs.frozen
 class Outcome:
-    """What a process left behind."""
+    """The exit code and output of a process."""
 
     code: int
     out: str
@@ -39,7 +39,7 @@ class Outcome:
 
 @attrs.frozen
 class Tpa:
-    """The command as a process: awaited as a whole, or started and met with signals."""
+    """The command as a subprocess: run to its end, or started and sent signals."""
 
     environment: Mapping[str, str]
     folder: Path

@@ -1,4 +1,4 @@
-"""What the commands show and return, without a process around them."""
+"""The output and exit codes of the commands, called in this process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from tensorpool_async import ConfigurationError, TensorPool
-from tensorpool_async.cli import clusters, fleets, main
+from tensorpool_async.cli import main
 from tensorpool_async.cli.app import run as run_words
-from tensorpool_async.cli.running import run
+from tensorpool_async.cli.commands import clusters, fleets
+from tensorpool_async.cli.exit_codes import ExitCode
+from tensorpool_async.cli.runner import run_command
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.fleet import ClusterGroup, Fleet
 
@@ -41,13 +43,13 @@ async def test_plan_shows_what_would_be_done(engine: Emulator, tp: TensorPool, c
         ["*", "s-t-8", "SURPLUS", "8xH200"],
     ]
     assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["+39.92", "27.92", "+39.92"]
-    assert "\n+ 3 to create   = 1 to keep   * 1 beyond the counts, left as they are\n" in out
+    assert "\n+ 3 to create   = 1 to keep   * 1 surplus, left unchanged\n" in out
     assert "$55.84 per hour now + $81.13; $136.97 after `up`\n" in out
     assert err == ""
     assert len(engine.record.clusters_made) == 2
 
 
-async def test_plan_marks_what_is_on_its_way_or_in_conflict(
+async def test_plan_marks_what_is_in_creation_or_in_conflict(
     engine: Emulator, tp: TensorPool, capsys: Any
 ) -> None:
     await tp.clusters.create("1xH100", name="s-u-0").result()
@@ -125,11 +127,11 @@ async def test_up_has_a_document(engine: Emulator, capsys: Any) -> None:
     assert document["hourly_cost"] == 109.05
 
 
-async def test_up_tells_the_same_failure_once(engine: Emulator, capsys: Any) -> None:
+async def test_up_prints_the_same_failure_once(engine: Emulator, capsys: Any) -> None:
     engine.balance = 35.0
     assert await fleets.up(FLEET, FILE, as_json=False) == 1
     out, err = capsys.readouterr()
-    assert "1 of 4 clusters run" in out
+    assert "1 of 4 clusters running after " in out
     failures = [line for line in err.splitlines() if line.startswith("  s-")]
     assert len(failures) == 1
     assert failures[0].startswith("  s-t-0, s-t-1, s-t-2: 402: Insufficient balance")
@@ -157,13 +159,13 @@ async def test_status_shows_what_is_missing(engine: Emulator, tp: TensorPool, ca
     assert "1 of 4 exist; $27.92 per hour" in out
 
 
-async def test_down_tells_what_it_could_not_destroy(engine: Emulator, tp: TensorPool, capsys: Any) -> None:
+async def test_down_lists_what_it_could_not_destroy(engine: Emulator, tp: TensorPool, capsys: Any) -> None:
     await tp.clusters.create("8xH200", name="s-t-1", deletion_protection=True).result()
     await tp.clusters.create("8xH200", name="s-t-2").result()
     assert await fleets.down(FLEET, FILE, as_json=False) == 1
     out, err = capsys.readouterr()
     assert "Destroyed 1 cluster of s" in out
-    assert "Left are 1 cluster, $27.92 per hour:" in out
+    assert "Still there: 1 cluster, $27.92 per hour." in out
     assert "s-t-1: 409: " in err
     assert "protection" in err
     assert await fleets.down(FLEET, FILE, as_json=True) == 1
@@ -177,10 +179,10 @@ async def test_emulate_has_a_document_too(capsys: Any) -> None:
     assert [member["state"] for member in document["members"]] == ["RUNNING"] * 4
 
 
-async def test_an_account_that_the_engine_cannot_give_is_given_from_memory(
+async def test_an_interrupted_up_without_an_answer_prints_the_last_known_state(
     engine: Emulator, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleets, "ASKING_TIME", 0.2)
+    monkeypatch.setattr(fleets, "INTERRUPTED_STATUS_TIMEOUT", 0.2)
     task = asyncio.create_task(fleets.up(FLEET, FILE, as_json=False))
     while len(engine.record.living) < 4:
         await asyncio.sleep(0.01)
@@ -189,17 +191,17 @@ async def test_an_account_that_the_engine_cannot_give_is_given_from_memory(
     task.cancel()
     assert await task == 130
     err = capsys.readouterr().err
-    assert "as far as is known" in err
+    assert "the last known state" in err
     for key in engine.record.living:
         assert key in err
     assert "$121.05 per hour" in err
 
 
 async def test_ls(engine: Emulator, tp: TensorPool, capsys: Any) -> None:
-    assert await clusters.ls(as_json=False) == 0
+    assert await clusters.list_clusters(as_json=False) == 0
     assert capsys.readouterr().out == "No clusters.\n"
     cluster = await tp.clusters.create("8xH200", name="a", num_nodes=2).result()
-    assert await clusters.ls(as_json=False) == 0
+    assert await clusters.list_clusters(as_json=False) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[1].split() == [
         "a",
@@ -211,7 +213,7 @@ async def test_ls(engine: Emulator, tp: TensorPool, capsys: Any) -> None:
         "55.84",
     ]
     assert "1 cluster; $55.84 per hour" in out
-    await clusters.ls(as_json=True)
+    await clusters.list_clusters(as_json=True)
     document = json.loads(capsys.readouterr().out)
     assert document["hourly_cost"] == 55.84
     (shown,) = document["clusters"]
@@ -265,17 +267,20 @@ async def test_wait_has_a_document(engine: Emulator, tp: TensorPool, capsys: Any
     assert "No capacity" in err
 
 
-async def test_a_wait_that_ends_early_says_how_to_go_on(
+async def test_a_wait_that_ends_early_prints_how_to_continue(
     engine: Emulator, tp: TensorPool, capsys: Any
 ) -> None:
     operation = await tp.clusters.create("8xH200")
     assert await clusters.wait(operation.token, 0.05, as_json=False) == 1
-    assert f"not done after 0.05 s; it goes on: tpa wait {operation.token}" in capsys.readouterr().err
+    assert (
+        f"not finished after 0.05 s; the operation continues: tpa wait {operation.token}"
+        in capsys.readouterr().err
+    )
     task = asyncio.create_task(clusters.wait(operation.token, None, as_json=False))
     await asyncio.sleep(0.1)
     task.cancel()
     assert await task == 130
-    assert f"goes on at the engine: tpa wait {operation.token}" in capsys.readouterr().err
+    assert f"continues at the engine: tpa wait {operation.token}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -291,16 +296,16 @@ async def test_a_wait_that_ends_early_says_how_to_go_on(
 def test_an_error_is_a_line_and_an_exit_code(
     error: BaseException, code: int, words: str, capsys: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def work() -> int:
+    async def work() -> ExitCode:
         raise error
 
     with caplog.at_level(logging.INFO):
-        assert run(work) == code
+        assert run_command(work) == code
     assert capsys.readouterr().err == words
     assert caplog.text == ""
 
 
-def test_a_coroutine_that_cannot_be_made_is_told_as_well(capsys: Any) -> None:
+def test_an_error_before_the_coroutine_runs_is_reported(capsys: Any) -> None:
     assert run_words(["status", "/nowhere/fleet.toml"]) == 2
     assert "No such file" in capsys.readouterr().err
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tensorpool_async import PollPolicy, TensorPool
-from tensorpool_async.cli import clusters, listing
 from tensorpool_async.cli.app import run as run_words
+from tensorpool_async.cli.commands import clusters
 from tensorpool_async.emulator import Emulator
 
 
@@ -22,16 +22,16 @@ async def storing(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 async def test_volumes_are_listed(storing: Emulator, capsys: Any) -> None:
-    assert await listing.volumes(as_json=False) == 0
+    assert await clusters.list_volumes(as_json=False) == 0
     assert capsys.readouterr().out == "No volumes.\n"
     async with TensorPool(polling=PollPolicy(initial=0.01)) as tp:
         op = await tp.storage.create(1000, name="data")
         volume = await op
-    assert await listing.volumes(as_json=False) == 0
+    assert await clusters.list_volumes(as_json=False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:4] == ["data", "1000", volume.id, "READY"]
     assert lines[-1].startswith("1 volume; $0.1")
-    assert await listing.volumes(as_json=True) == 0
+    assert await clusters.list_volumes(as_json=True) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["volumes"][0]["size_gb"] == 1000
     assert document["hourly_cost"] == pytest.approx(volume.hourly_rate, abs=1e-6)
@@ -42,14 +42,14 @@ async def test_volumes_are_listed(storing: Emulator, capsys: Any) -> None:
 
 
 async def test_jobs_are_listed(storing: Emulator, capsys: Any) -> None:
-    assert await listing.jobs(as_json=False) == 0
+    assert await clusters.list_jobs(as_json=False) == 0
     assert capsys.readouterr().out == "No jobs.\n"
     job = storing.jobs.add(exit_code=3, message="out of memory")
-    assert await listing.jobs(as_json=False) == 0
+    assert await clusters.list_jobs(as_json=False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:3] == [job.id, "error", "3"]
     assert "out of memory" in lines[1]
-    assert await listing.jobs(as_json=True) == 0
+    assert await clusters.list_jobs(as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["jobs"][0]["exit_code"] == 3
 
 

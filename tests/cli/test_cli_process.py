@@ -1,4 +1,4 @@
-"""The command as a process of its own: exit codes, what goes where, signals."""
+"""The command as a process of its own: exit codes, standard output and error, signals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_up_and_down(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None
     for name, key in zip(("s-t-0", "s-t-1", "s-t-2", "s-u-0"), engine.record.living, strict=True):
         assert name in up.out
         assert key in up.out
-    assert "4 of 4 clusters run" in up.out
+    assert "4 of 4 clusters running after " in up.out
     assert "$121.05 per hour until: tpa down fleet.toml" in up.out
     assert "running" in up.err
 
@@ -42,7 +42,7 @@ async def test_up_and_down(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None
     assert "Destroyed 4 clusters of s" in down.out
 
     again = await tpa("down", "fleet.toml")
-    assert (again.code, again.out) == (0, "There was nothing of s to destroy.\n")
+    assert (again.code, again.out) == (0, "s has nothing to destroy.\n")
 
 
 async def test_json_is_all_that_is_on_standard_output(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None:
@@ -64,18 +64,18 @@ async def test_the_demo(tpa: Tpa) -> None:
     example = Path(__file__).parent.parent.parent / "docs" / "examples" / "fleet.toml"
     shown = await tpa("up", str(example), "--emulate", "--speed", "240")
     assert shown.code == 0, shown.err
-    assert "26 of 26 clusters run" in shown.out
-    assert "One after another they would have taken" in shown.out
-    assert "4 took a later preference" in shown.out
+    assert "26 of 26 clusters running after " in shown.out
+    assert "One at a time this would have taken" in shown.out
+    assert "4 with a fallback instance type" in shown.out
     assert "Destroyed 26 clusters" in shown.out
-    assert "lists 0 clusters: nothing is left" in shown.out
+    assert "The engine now lists 0 clusters: nothing is left." in shown.out
     assert "No capacity available for 1 x 8xB200" in shown.err
-    requests = next(line for line in shown.out.splitlines() if "answered 429" in line)
-    assert "of which 0 were" not in requests
+    requests = next(line for line in shown.out.splitlines() if "answered with 429" in line)
+    assert " 0 answered" not in requests
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_an_interrupted_up_tells_what_runs_and_how_to_go_on(
+async def test_an_interrupted_up_lists_what_exists_and_how_to_continue(
     number: signal.Signals, code: int, engine: Emulator, tpa: Tpa, fleet_file: Path, until: Until
 ) -> None:
     process = await tpa.start("up", "fleet.toml")
@@ -86,26 +86,26 @@ async def test_an_interrupted_up_tells_what_runs_and_how_to_go_on(
     assert engine.record.by_route["DELETE /cluster/{cluster}"] == 0
     for key in engine.record.living:
         assert key in ended.err
-    assert "4 clusters of s, running or on the way: $121.05 per hour" in ended.err
+    assert "4 clusters of s, running or in transition: $121.05 per hour" in ended.err
     assert "tpa up fleet.toml" in ended.err
     assert "tpa down fleet.toml" in ended.err
     assert ended.out == ""
     assert "Traceback" not in ended.err
 
 
-async def test_an_interrupted_up_can_be_told_as_json(
+async def test_an_interrupted_up_has_a_document(
     engine: Emulator, tpa: Tpa, fleet_file: Path, until: Until
 ) -> None:
     process = await tpa.start("up", "fleet.toml", "--json")
     await until(lambda: len(engine.record.living) == 4)
     ended = await tpa.interrupt(process)
     assert ended.code == 130
-    told = document(ended.out)
-    assert told["interrupted"] is True
-    assert told["left"] == ["s-t-0", "s-t-1", "s-t-2", "s-u-0"]
+    report = document(ended.out)
+    assert report["interrupted"] is True
+    assert report["left"] == ["s-t-0", "s-t-1", "s-t-2", "s-u-0"]
 
 
-async def test_an_interrupted_down_tells_what_is_left(tpa: Tpa, fleet_file: Path, until: Until) -> None:
+async def test_an_interrupted_down_lists_what_is_left(tpa: Tpa, fleet_file: Path, until: Until) -> None:
     async with (
         Emulator(provision_seconds=0.05, destroy_seconds=30.0, retry_after=0.05) as engine,
         TensorPool(engine.key, base_url=engine.url) as tp,
@@ -117,15 +117,15 @@ async def test_an_interrupted_down_tells_what_is_left(tpa: Tpa, fleet_file: Path
         await until(lambda: engine.record.by_route["DELETE /cluster/{cluster}"] == 2)
         ended = await tpa.interrupt(process)
     assert ended.code == 130
-    assert "To go on:  tpa down fleet.toml" in ended.err
+    assert "To continue:  tpa down fleet.toml" in ended.err
     assert "2 clusters of s" in ended.err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_second_interrupt_leaves_at_once(
+async def test_a_second_interrupt_ends_the_process_at_once(
     number: signal.Signals, code: int, tpa: Tpa, fleet_file: Path, until: Until
 ) -> None:
-    # The engine takes a second for each answer, so that the account after the first interrupt takes its time.
+    # Each answer takes a second, so that the listing after the first interrupt is still running at the second.
     async with Emulator(latency=1.0) as engine:
         process = await tpa.start("up", "fleet.toml", TENSORPOOL_ENGINE=engine.url, TENSORPOOL_KEY=engine.key)
         await until(lambda: engine.record.by_route["POST /cluster/create"] > 0)
@@ -145,10 +145,10 @@ async def test_an_interrupted_emulation_leaves_nothing(tpa: Tpa, fleet_file: Pat
     await process.stderr.readline()
     ended = await tpa.interrupt(process)
     assert ended.code == 130
-    assert "gone with their emulator" in ended.err
+    assert "nothing was created at the engine" in ended.err
 
 
-async def test_an_interrupted_question_changes_nothing(tpa: Tpa, fleet_file: Path, until: Until) -> None:
+async def test_an_interrupted_ls_changes_nothing(tpa: Tpa, fleet_file: Path, until: Until) -> None:
     async with Emulator(latency=30.0) as engine:
         process = await tpa.start("ls", TENSORPOOL_ENGINE=engine.url, TENSORPOOL_KEY=engine.key)
         await until(lambda: engine.record.requests > 0)
@@ -157,7 +157,7 @@ async def test_an_interrupted_question_changes_nothing(tpa: Tpa, fleet_file: Pat
     assert ended.err == "Interrupted. Nothing was changed.\n"
 
 
-async def test_the_emulator_says_how_it_is_used(tpa: Tpa) -> None:
+async def test_the_emulator_prints_how_to_use_it(tpa: Tpa) -> None:
     process = await tpa.start("emulator", "--port", "0", "--key", "my-test-key")
     assert process.stdout is not None
     lines: list[str] = []
@@ -169,7 +169,7 @@ async def test_the_emulator_says_how_it_is_used(tpa: Tpa) -> None:
         assert await tp.clusters.list() == []
     ended = await tpa.interrupt(process)
     assert ended.code == 0
-    assert "after 1 requests" in ended.out
+    assert "Stopped after 1 request." in ended.out
 
 
 async def test_a_port_that_is_taken(engine: Emulator, tpa: Tpa) -> None:
@@ -200,7 +200,7 @@ async def test_a_port_that_is_taken(engine: Emulator, tpa: Tpa) -> None:
         (("ls",), "no API key"),
     ],
 )
-async def test_wrong_usage_and_files_are_told_in_one_line(
+async def test_wrong_usage_and_files_are_reported_in_one_line(
     words: tuple[str, ...], problem: str, tpa: Tpa, fleet_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "wrong.toml").write_text("name = 's'\nclusters.t = {count = 0, instance_type = '1xH100'}\n")
@@ -211,7 +211,7 @@ async def test_wrong_usage_and_files_are_told_in_one_line(
     assert len(refused.err.splitlines()) == 1
 
 
-async def test_a_wrong_key_is_told_and_not_shown(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None:
+async def test_a_wrong_key_is_reported_and_not_printed(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None:
     for words in (("up", "fleet.toml"), ("plan", "fleet.toml"), ("down", "fleet.toml"), ("ls",)):
         refused = await tpa(*words, TENSORPOOL_KEY="tp-secret-key")
         assert (refused.code, refused.out) == (1, "")
@@ -227,7 +227,7 @@ async def test_an_engine_that_is_not_there(tpa: Tpa) -> None:
     assert len(refused.err.splitlines()) == 1
 
 
-async def test_a_reader_that_goes_away_is_no_traceback(engine: Emulator, tpa: Tpa) -> None:
+async def test_a_closed_pipe_is_no_traceback(engine: Emulator, tpa: Tpa) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     process = await tpa.start("ls", stdout=writer)
@@ -280,7 +280,7 @@ async def test_destroy_takes_ids_and_names(engine: Emulator, tpa: Tpa) -> None:
         volume = await tp.storage.create(10, name="data").result()
         shown = await tpa("destroy", first.id, "data")
         assert shown.code == 2
-        assert "add --yes" in shown.err
+        assert "use --yes" in shown.err
         assert {first.id, second.id} <= set(engine.record.living)
         ended = await tpa("destroy", first.id, "data", "--yes", "--json")
         assert [(one["id"], one["destroyed"]) for one in document(ended.out)["resources"]] == [

@@ -1,4 +1,4 @@
-"""The board of a fleet's progress, and how it is shown on a terminal and elsewhere."""
+"""The progress of a fleet: the board, the live display on a terminal, and the lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import re
 import pytest
 
 from tensorpool_async import TensorPool
-from tensorpool_async.cli.display import progress
-from tensorpool_async.cli.emulation import short_capacity, tight_rate_limit
-from tensorpool_async.cli.printing import counted, money, say, show, show_table
-from tensorpool_async.cli.progress import Board
+from tensorpool_async.cli.commands.emulator import low_rate_limit, scarce_capacity
+from tensorpool_async.cli.display import ProgressBoard, show_progress
+from tensorpool_async.cli.output import format_price, pluralize, print_err, print_out, print_table
 from tensorpool_async.events import FleetMemberChanged
 from tensorpool_async.fleet import ClusterGroup, Fleet
 from tensorpool_async.texts import clean
@@ -31,10 +30,10 @@ def event(member: str, state: str, seconds: float = 0.0, **more: str | float | N
     )
 
 
-def board_of(*events: FleetMemberChanged, by_id: bool = False) -> Board:
-    board = Board(by_id)
+def board_of(*events: FleetMemberChanged, by_id: bool = False) -> ProgressBoard:
+    board = ProgressBoard(by_id)
     for item in events:
-        board.take(item)
+        board.update(item)
     return board
 
 
@@ -49,46 +48,46 @@ def test_a_board_counts_by_group_and_state() -> None:
         event("s-a-1", "CLEARING"),
         event("s-b-0", "FAILED"),
     )
-    first, second = board.lines
+    first, second = board.groups
     assert (first.group, first.done, first.failed, first.size) == ("a", 1, 0, 2)
-    assert first.states == (("making room", 1), ("running", 1))
+    assert first.states == (("CLEARING", 1), ("RUNNING", 1))
     assert (second.group, second.done, second.failed, second.size) == ("b", 0, 1, 2)
     assert (board.done, board.size) == (1, 4)
 
 
-def test_what_is_only_said_is_no_news() -> None:
-    board = Board()
-    taken = [
-        board.take(event("s-a-0", "WAITING")),
-        board.take(event("s-a-0", "CREATING")),
-        board.take(event("s-a-0", "CREATING", message="Provisioning")),
-        board.take(event("s-a-0", "CREATING", instance_type="8xH200")),
-        board.take(event("s-a-0", "RUNNING", instance_type="8xH200")),
+def test_an_event_with_only_a_new_message_is_not_notable() -> None:
+    board = ProgressBoard()
+    notable = [
+        board.update(event("s-a-0", "WAITING")),
+        board.update(event("s-a-0", "CREATING")),
+        board.update(event("s-a-0", "CREATING", message="Provisioning")),
+        board.update(event("s-a-0", "CREATING", instance_type="8xH200")),
+        board.update(event("s-a-0", "RUNNING", instance_type="8xH200")),
     ]
-    assert taken == [False, True, False, True, True]
+    assert notable == [False, True, False, True, True]
 
 
-def test_the_price_so_far_counts_what_was_accepted() -> None:
+def test_the_hourly_cost_counts_accepted_clusters() -> None:
     board = board_of(
         event("s-a-0", "CREATING", hourly_rate=5.0),
         event("s-a-1", "CREATING", hourly_rate=5.0, resource_id="c-1"),
         event("s-a-2", "RUNNING", hourly_rate=7.0, resource_id="c-2"),
         event("s-a-3", "RUNNING", resource_id="c-3"),
     )
-    assert board.rate_so_far == 12.0
+    assert board.hourly_cost == 12.0
 
 
-def test_on_the_way_down_two_of_one_name_are_two() -> None:
+def test_down_counts_two_clusters_of_one_name_as_two() -> None:
     board = board_of(
         event("s-a-0", "DESTROYING", resource_id="c-1", hourly_rate=5.0),
         event("s-a-0", "DESTROYING", resource_id="c-2", hourly_rate=5.0),
         event("s-a-0", "DESTROYED", resource_id="c-1"),
         by_id=True,
     )
-    assert (board.size, board.done, board.rate_so_far) == (2, 1, 5.0)
+    assert (board.size, board.done, board.hourly_cost) == (2, 1, 5.0)
 
 
-def test_the_slowest_are_those_without_news_for_longest() -> None:
+def test_the_stalest_members_are_those_without_an_event_for_longest() -> None:
     board = board_of(
         event("s-a-0", "CREATING", 3.0),
         event("s-a-1", "CREATING", 1.0),
@@ -96,11 +95,11 @@ def test_the_slowest_are_those_without_news_for_longest() -> None:
         event("s-a-3", "WAITING", 0.0),
         event("s-a-4", "CLEARING", 2.0),
     )
-    assert [item.member for item in board.slowest(2)] == ["s-a-1", "s-a-4"]
+    assert [item.member for item in board.stalest(2)] == ["s-a-1", "s-a-4"]
 
 
 class Terminal(io.StringIO):
-    """A screen of 80 columns that is not there."""
+    """A simulated terminal of 80 columns."""
 
     def isatty(self) -> bool:
         return True
@@ -132,10 +131,10 @@ async def shown_live(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         "sys.stderr", screen
     )  # here, since pytest sets its own between a fixture and its test
-    async with TensorPool("key") as tp, progress("s up", tp.statistics) as watch:
+    async with TensorPool("key") as tp, show_progress("s up", tp.statistics) as on_event:
         await asyncio.sleep(0.2)
         for item in EVENTS:
-            watch(item)
+            on_event(item)
         await asyncio.sleep(0.3)
 
 
@@ -143,12 +142,12 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
-async def test_a_terminal_shows_groups_bars_and_the_slowest(
+async def test_a_terminal_shows_groups_bars_and_the_stalest_members(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await shown_live(terminal, monkeypatch)
     screen = plain(terminal.getvalue())
-    assert "asking the engine what there is" in screen
+    assert "listing what exists at the engine" in screen
     assert "1 of 3  $39.92 per hour so far" in screen
     assert re.search(r"train +━+╺?━+ +1/2  1 making room, 1 running", screen)
     assert re.search(r"s-train-1  1xH100 +0 s  No capacity for 8xB200", screen)
@@ -156,7 +155,7 @@ async def test_a_terminal_shows_groups_bars_and_the_slowest(
     assert max(len(line) for line in re.split(r"[\r\n]+", screen)) <= 80
 
 
-async def test_the_cursor_comes_back_and_nothing_steers_the_terminal(
+async def test_the_cursor_is_restored_and_texts_send_no_escapes(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await shown_live(terminal, monkeypatch)
@@ -176,7 +175,7 @@ async def test_no_color_is_honoured(terminal: Terminal, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("dumb", [False, True])
-async def test_where_there_is_no_terminal_there_are_lines(
+async def test_without_a_terminal_there_are_lines(
     dumb: bool, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = terminal if dumb else io.StringIO()
@@ -190,24 +189,24 @@ async def test_where_there_is_no_terminal_there_are_lines(
     assert "failed" in third
 
 
-async def test_a_line_for_what_goes_only_where_there_is_something_to_say(
+async def test_a_destroying_member_has_a_line_only_with_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen = io.StringIO()
     monkeypatch.setattr("sys.stderr", screen)
-    async with TensorPool("key") as tp, progress("s down", tp.statistics, by_id=True) as watch:
-        watch(event("s-a-0", "DESTROYING", resource_id="c-1"))
-        watch(event("s-a-1", "DESTROYING", resource_id="c-2", message="waiting for the end"))
-        watch(event("s-a-0", "DESTROYED", resource_id="c-1"))
+    async with TensorPool("key") as tp, show_progress("s down", tp.statistics, by_id=True) as on_event:
+        on_event(event("s-a-0", "DESTROYING", resource_id="c-1"))
+        on_event(event("s-a-1", "DESTROYING", resource_id="c-2", message="waiting for the end"))
+        on_event(event("s-a-0", "DESTROYED", resource_id="c-1"))
     lines = screen.getvalue().splitlines()
     assert [line.split()[2] for line in lines] == ["s-a-1", "s-a-0"]
 
 
 def test_lines_are_never_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 300
-    show_table(("NAME", "ID"), [(long, None)])
-    show(f"[bold]{long}[/bold] :smile:")
-    say(long)
+    print_table(("NAME", "ID"), [(long, None)])
+    print_out(f"[bold]{long}[/bold] :smile:")
+    print_err(long)
     out, err = capsys.readouterr()
     assert out.splitlines()[1].split() == [long, "-"]
     assert out.splitlines()[2] == f"[bold]{long}[/bold] :smile:"
@@ -216,11 +215,11 @@ def test_lines_are_never_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_small_things() -> None:
     assert clean("a\x1b[0m\tb\nc") == "a\ufffd[0m b c"
-    assert (money(None), money(1234.5)) == ("an unknown price", "$1,234.50")
-    assert (counted(1, "cluster"), counted(2, "cluster")) == ("1 cluster", "2 clusters")
+    assert (format_price(None), format_price(1234.5)) == ("an unknown price", "$1,234.50")
+    assert (pluralize(1, "cluster"), pluralize(2, "cluster")) == ("1 cluster", "2 clusters")
 
 
-def test_an_emulated_engine_runs_short_of_what_can_be_done_without() -> None:
+def test_an_emulator_has_too_little_capacity_for_first_choices() -> None:
     fleet = Fleet(
         "s",
         [
@@ -230,6 +229,6 @@ def test_an_emulated_engine_runs_short_of_what_can_be_done_without() -> None:
             ClusterGroup("d", "64xCPU", count=10),
         ],
     )
-    assert short_capacity(fleet) == {"8xB300": 1, "1xH100": 1}
-    assert tight_rate_limit(fleet) == 15.0
-    assert tight_rate_limit(Fleet("s", [ClusterGroup("a", "1xH100")])) == 5.0
+    assert scarce_capacity(fleet) == {"8xB300": 1, "1xH100": 1}
+    assert low_rate_limit(fleet) == 15.0
+    assert low_rate_limit(Fleet("s", [ClusterGroup("a", "1xH100")])) == 5.0

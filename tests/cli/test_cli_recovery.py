@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tensorpool_async import TensorPool
+from tensorpool_async.cli.app import parse_duration
 from tensorpool_async.cli.app import run as run_words
-from tensorpool_async.cli.durations import age, parse_duration
-from tensorpool_async.cli.journals import command, named_journal
+from tensorpool_async.cli.journal_file import journal_path, tpa_command
+from tensorpool_async.cli.output import format_age
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tests.cli.conftest import LeaveBehind, Outcome, Tpa, Until
 
@@ -38,7 +39,7 @@ async def test_ops_shows_what_is_in_flight_and_sends_nothing(
     (row,) = [line.split() for line in shown.out.splitlines() if "going-1" in line]
     assert (row[:3], row[4], row[-1]) == (["create", "cluster", "going-1"], "accepted", "gone")
     assert "scratch-1" not in shown.out
-    assert "1 in flight\n1 has outlived its process. To go on with it: tpa recover\n" in shown.out
+    assert "1 in flight\n1 without a running owner; to recover: tpa recover\n" in shown.out
 
     shown = await tpa("ops", "--all", "--journal", str(journal))
     assert "1 in flight, 1 ended" in shown.out
@@ -47,8 +48,8 @@ async def test_ops_shows_what_is_in_flight_and_sends_nothing(
     assert row[-2:] == ["ephemeral", "COMPLETED"]
     assert not any(line != line.rstrip() for line in shown.out.splitlines())
 
-    told = document((await tpa("ops", "--all", "--json", "--journal", str(journal))).out)
-    operations = {operation["name"]: operation for operation in told["operations"]}
+    listing = document((await tpa("ops", "--all", "--json", "--journal", str(journal))).out)
+    operations = {operation["name"]: operation for operation in listing["operations"]}
     assert list(operations["going-1"]) == [
         "entry",
         "engine",
@@ -74,7 +75,7 @@ async def test_ops_shows_what_is_in_flight_and_sends_nothing(
     assert engine.record.requests == before
 
 
-async def test_ops_knows_who_lives(tpa: Tpa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ops_shows_running_owners(tpa: Tpa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         Emulator(provision_seconds=60.0) as engine,
         TensorPool(engine.key, base_url=engine.url, journal=tmp_path / "journal.db") as tp,
@@ -84,9 +85,9 @@ async def test_ops_knows_who_lives(tpa: Tpa, tmp_path: Path, monkeypatch: pytest
         await tp.clusters.create("1xL40S", name="mine")
         shown = await tpa("ops", "--journal", "journal.db")
         assert "alive" in shown.out
-        assert "outlived" not in shown.out
+        assert "without a running owner" not in shown.out
         recovered = await tpa("recover", "--journal", "journal.db")
-        assert (recovered.code, recovered.out) == (0, "1 more is held by a process that lives.\n")
+        assert (recovered.code, recovered.out) == (0, "1 operation left to a running process.\n")
 
 
 async def test_recover_gives_tokens_to_wait_for(
@@ -106,14 +107,14 @@ async def test_recover_waits_to_the_end(engine: Emulator, tpa: Tpa, leave_behind
     journal = await leave_behind("going-1", "going-2")
     found = await tpa("recover", "--wait", "--journal", str(journal))
     assert found.code == 0, found.err
-    assert found.out.endswith("2 of 2 operations ended well.\n")
+    assert found.out.endswith("2 of 2 operations succeeded.\n")
     assert found.err.count("done") == 2
     again = await tpa("recover", "--wait", "--journal", str(journal), "--json")
     assert document(again.out) == {"operations": [], "held_by_others": 0, "problem": None}
     assert (await tpa("recover", "--journal", str(journal))).out == "There is nothing to recover.\n"
 
 
-async def test_an_interrupted_recover_says_how_to_go_on(
+async def test_an_interrupted_recover_prints_how_to_continue(
     tpa: Tpa, leave_behind: LeaveBehind, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Emulator(provision_seconds=60.0, retry_after=0.05) as engine:
@@ -129,14 +130,14 @@ async def test_an_interrupted_recover_says_how_to_go_on(
     assert len(engine.record.living) == 1
 
 
-async def test_recover_tells_what_failed(engine: Emulator, tpa: Tpa, leave_behind: LeaveBehind) -> None:
+async def test_recover_reports_failures(engine: Emulator, tpa: Tpa, leave_behind: LeaveBehind) -> None:
     engine.capacity["1xL40S"] = 0
     journal = await leave_behind("going-1")
     found = await tpa("recover", "--wait", "--json", "--journal", str(journal))
     assert found.code == 1
-    (told,) = document(found.out)["operations"]
-    assert "No capacity" in told["error"]
-    assert told["state"] == "ENDED"
+    (operation,) = document(found.out)["operations"]
+    assert "No capacity" in operation["error"]
+    assert operation["state"] == "ENDED"
     assert "No capacity" in found.err
 
 
@@ -157,7 +158,7 @@ async def test_a_creation_without_an_answer_is_found_by_its_name_and_reaped(
     assert engine.record.living == []
 
 
-async def test_recover_tells_of_a_destroy_that_never_reached_the_engine(
+async def test_recover_reports_a_destroy_that_never_reached_the_engine(
     engine: Emulator, tpa: Tpa, leave_behind: LeaveBehind
 ) -> None:
     engine.faults.add(Fault(FaultKind.STALL, method="DELETE", times=None, seconds=20.0))
@@ -166,51 +167,51 @@ async def test_recover_tells_of_a_destroy_that_never_reached_the_engine(
     found = await tpa("recover", "--journal", str(journal))
     assert found.code == 1
     assert "destroy cluster" in found.out
-    assert "not carried out; do it again" in found.out
+    assert "not carried out; repeat it" in found.out
     assert found.err.startswith("tpa: CLUSTER_RELEASE of ")
     assert len(found.err.splitlines()) == 1
     assert len(engine.record.living) == 1
 
 
-async def test_what_cannot_be_asked_about_stays_in_the_journal(
+async def test_an_entry_with_an_unknown_state_stays_in_the_journal(
     engine: Emulator, tpa: Tpa, leave_behind: LeaveBehind
 ) -> None:
     engine.faults.add(Fault(FaultKind.DROP_BEFORE, times=None, path="/cluster/*"))
     journal = await leave_behind("unanswered-1")
     found = await tpa("recover", "--json", "--journal", str(journal), TENSORPOOL_KEY="wrong")
     assert found.code == 1
-    assert "could not be cleared up" in document(found.out)["problem"]
+    assert "entries of the journal is not known" in document(found.out)["problem"]
     assert len(found.err.splitlines()) == 1
     assert "run tpa recover again" in found.err
     assert "unanswered-1" in (await tpa("ops", "--journal", str(journal))).out
 
 
-async def test_reap_lists_and_destroys_only_when_told_to(
+async def test_reap_lists_and_destroys_only_after_confirmation(
     engine: Emulator, tpa: Tpa, leave_behind: LeaveBehind
 ) -> None:
     journal = await leave_behind("plain", "long", "timed-1", "scratch-1", "protected-1")
     young = await tpa("reap", "--older", "2h", "--journal", str(journal))
-    assert (young.code, young.out) == (0, "Nothing has outlived its owner.\n")
+    assert (young.code, young.out) == (0, "No leftovers.\n")
 
     listed = await tpa("reap", "--journal", str(journal))
     assert listed.code == 2
     assert listed.err == (
-        "tpa: nothing was destroyed: there is no terminal to ask at; to destroy it, add --yes\n"
+        "tpa: nothing was destroyed: there is no terminal to confirm at; use --yes to destroy without asking\n"
     )
     assert sorted(first_words(listed.out)) == ["3", "NAME", "protected-1", "scratch-1", "timed-1"]
-    assert "3 have outlived their owners; $95.76 per hour" in listed.out
+    assert "3 leftovers; $95.76 per hour" in listed.out
     assert engine.record.by_route["DELETE /cluster/{cluster}"] == 0
 
     reaped = await tpa("reap", "--yes", "--json", "--journal", str(journal))
     assert reaped.code == 1
-    told = {one["name"]: one for one in document(reaped.out)["leftovers"]}
-    assert list(told["timed-1"]) == ["name", "kind", "id", "age", "hourly_rate", "fate", "error"]
-    assert {name: one["fate"] for name, one in told.items()} == {
+    leftovers = {one["name"]: one for one in document(reaped.out)["leftovers"]}
+    assert list(leftovers["timed-1"]) == ["name", "kind", "id", "age", "hourly_rate", "fate", "error"]
+    assert {name: one["fate"] for name, one in leftovers.items()} == {
         "timed-1": "DESTROYED",
         "scratch-1": "DESTROYED",
         "protected-1": "FAILED",
     }
-    assert "protection" in told["protected-1"]["error"]
+    assert "protection" in leftovers["protected-1"]["error"]
     assert "1 of 3 could not be destroyed, $27.92 per hour" in reaped.err
     assert len(engine.record.living) == 3
 
@@ -240,7 +241,7 @@ async def at_a_terminal(tpa: Tpa, *words: str, types: str) -> Outcome:
         while True:
             try:
                 seen += (await asyncio.to_thread(os.read, ours, 4096)).decode()
-            except OSError:  # how Linux says that nobody writes any more
+            except OSError:  # on Linux, the other end is closed
                 break
     os.close(ours)
     return Outcome(process.returncode or 0, out.decode(), seen)
@@ -260,7 +261,7 @@ async def test_reap_asks_at_a_terminal(engine: Emulator, tpa: Tpa, leave_behind:
     assert engine.record.living == []
 
 
-async def test_an_interrupted_reap_tells_what_may_be_left(
+async def test_an_interrupted_reap_lists_what_may_exist(
     tpa: Tpa, leave_behind: LeaveBehind, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Emulator(provision_seconds=0.05, destroy_seconds=30.0, retry_after=0.05) as engine:
@@ -271,8 +272,8 @@ async def test_an_interrupted_reap_tells_what_may_be_left(
         await until(lambda: engine.record.by_route["DELETE /cluster/{cluster}"] == 1)
         ended = await tpa.interrupt(process)
     assert ended.code == 130
-    assert "1 resource may still be there, $39.92 per hour" in ended.err
-    assert f"To go on:  tpa reap --journal {journal}" in ended.err
+    assert "1 resource may still exist, $39.92 per hour" in ended.err
+    assert f"To continue:  tpa reap --journal {journal}" in ended.err
     assert "Traceback" not in ended.err
 
 
@@ -281,10 +282,10 @@ async def test_up_and_down_write_into_the_journal(engine: Emulator, tpa: Tpa, fl
     assert up.code == 0, up.err
     down = await tpa("down", "fleet.toml", TENSORPOOL_JOURNAL="journal.db")
     assert down.code == 0, down.err
-    told = document((await tpa("ops", "--all", "--json", "--journal", "journal.db")).out)
-    kinds = [operation["kind"] for operation in told["operations"]]
+    listing = document((await tpa("ops", "--all", "--json", "--journal", "journal.db")).out)
+    kinds = [operation["kind"] for operation in listing["operations"]]
     assert kinds.count("CLUSTER_CLAIM") == kinds.count("CLUSTER_RELEASE") == 4
-    assert {operation["outcome"] for operation in told["operations"]} == {"COMPLETED"}
+    assert {operation["outcome"] for operation in listing["operations"]} == {"COMPLETED"}
 
 
 @pytest.mark.parametrize(
@@ -296,12 +297,12 @@ async def test_up_and_down_write_into_the_journal(engine: Emulator, tpa: Tpa, fl
         (("ops", "--journal", "missing.db"), "there is no journal at missing.db"),
         (("ops", "--journal", "fleet.toml"), "fleet.toml cannot be read or written: file is not a database"),
         (("reap", "--journal", "fleet.toml"), "fleet.toml"),
-        (("reap", "--older", "2x", "--journal", "fleet.toml"), "'2x' is no duration"),
+        (("reap", "--older", "2x", "--journal", "fleet.toml"), "'2x' is not a duration"),
         (("up", "fleet.toml", "--emulate", "--journal", "x.db"), "--emulate"),
         (("up", "fleet.toml", "--journal", "fleet.toml"), "fleet.toml"),
     ],
 )
-def test_wrong_journals_are_told_in_one_line(
+def test_wrong_journals_are_reported_in_one_line(
     words: tuple[str, ...],
     problem: str,
     fleet_file: Path,
@@ -329,8 +330,8 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "-1h", "1h30m", "1e3s", "1,5h", "nan", "99999d", "\u0662h"])
-def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(ValueError, match="write one like 90s, 30m, 2h or 1d"):
+def test_what_is_not_a_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="use one like 90s, 30m, 2h or 1d"):
         parse_duration(text)
 
 
@@ -347,14 +348,14 @@ def test_what_is_no_duration(text: str) -> None:
     ],
 )
 def test_ages(seconds: float, text: str) -> None:
-    assert age(seconds) == text
+    assert format_age(seconds) == text
 
 
 def test_a_hint_names_the_journal_where_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TENSORPOOL_JOURNAL", raising=False)
-    assert named_journal(None) is None
-    assert command("reap", Path("a b.db")) == "tpa reap --journal 'a b.db'"
+    assert journal_path(None) is None
+    assert tpa_command("reap", Path("a b.db")) == "tpa reap --journal 'a b.db'"
     monkeypatch.setenv("TENSORPOOL_JOURNAL", "a b.db")
-    assert named_journal(None) == Path("a b.db")
-    assert command("reap", Path("a b.db")) == "tpa reap"
-    assert named_journal(Path("~/x.db")) == Path.home() / "x.db"
+    assert journal_path(None) == Path("a b.db")
+    assert tpa_command("reap", Path("a b.db")) == "tpa reap"
+    assert journal_path(Path("~/x.db")) == Path.home() / "x.db"

@@ -1,4 +1,4 @@
-"""`tpa watch`: a fleet in a pipe and on a terminal, an operation, and what goes wrong meanwhile."""
+"""`tpa watch`: a fleet in a pipe and on a terminal, an operation, and errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tensorpool_async import TensorPool
-from tensorpool_async.cli import clusters, watching
 from tensorpool_async.cli.app import run as run_words
+from tensorpool_async.cli.commands import clusters
+from tensorpool_async.cli.commands.watch import watch_fleet
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.fleet import ClusterGroup, Fleet
 from tests.cli.conftest import Tpa, Until
@@ -24,11 +25,11 @@ FLEET = Fleet("s", [ClusterGroup("t", "8xH200", count=3), ClusterGroup("u", "1xL
 
 
 def watch(fleet: Fleet = FLEET, *, as_json: bool = False) -> asyncio.Task[int]:
-    return asyncio.create_task(watching.watch_fleet(fleet, 0.05, as_json=as_json))
+    return asyncio.create_task(watch_fleet(fleet, 0.05, as_json=as_json))
 
 
 class Screen(io.StringIO):
-    """A terminal of 80 columns and 24 lines that is not there."""
+    """A simulated terminal of 80 columns and 24 lines."""
 
     def isatty(self) -> bool:
         return True
@@ -45,8 +46,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     return Screen()
 
 
-class Told:
-    """What was printed so far, for conditions to wait for."""
+class CapturedOutput:
+    """Everything printed so far, for conditions to wait for."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -63,34 +64,38 @@ class Told:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    return Told(capsys)
+def captured(capsys: pytest.CaptureFixture[str]) -> CapturedOutput:
+    return CapturedOutput(capsys)
 
 
-async def test_in_a_pipe_each_change_is_a_line(engine: Emulator, told: Told, until: Until) -> None:
+async def test_in_a_pipe_each_change_is_a_line(
+    engine: Emulator, captured: CapturedOutput, until: Until
+) -> None:
     watcher = watch()
-    await until(told.has("s-u-0  absent"))
+    await until(captured.has("s-u-0  absent"))
     async with TensorPool() as tp:
         cluster = await tp.clusters.create("8xH200", name="s-t-1").result()
-        await until(told.has("s-t-1  running"))
+        await until(captured.has("s-t-1  running"))
         await tp.clusters.destroy(cluster).result()
-        await until(told.has("s-t-1  gone"))
+        await until(captured.has("s-t-1  gone"))
     watcher.cancel()
     assert await watcher == 130
-    assert told.has("Stopped watching. Nothing was changed.")()
-    lines = [line.split()[1:] for line in told.out.splitlines()]
+    assert captured.has("Stopped watching. Nothing was changed.")()
+    lines = [line.split()[1:] for line in captured.out.splitlines()]
     assert lines[:4] == [[name, "absent"] for name in ("s-t-0", "s-t-1", "s-t-2", "s-u-0")]
     assert ["s-t-1", "running", "8xH200", cluster.id, cluster.ip_address] in lines
-    # What does not change is told once.
+    # A member that does not change is printed once.
     assert sum(line[0] == "s-t-0" for line in lines) == 1
 
 
-async def test_each_change_can_be_a_document(engine: Emulator, told: Told, until: Until) -> None:
+async def test_each_change_can_be_a_document(
+    engine: Emulator, captured: CapturedOutput, until: Until
+) -> None:
     watcher = watch(as_json=True)
-    await until(told.has("s-u-0"))
+    await until(captured.has("s-u-0"))
     watcher.cancel()
     assert await watcher == 130
-    documents: list[dict[str, Any]] = [json.loads(line) for line in told.out.splitlines()]
+    documents: list[dict[str, Any]] = [json.loads(line) for line in captured.out.splitlines()]
     assert [one["name"] for one in documents] == ["s-t-0", "s-t-1", "s-t-2", "s-u-0"]
     assert list(documents[0]) == [
         "time",
@@ -104,7 +109,7 @@ async def test_each_change_can_be_a_document(engine: Emulator, told: Told, until
     ]
 
 
-async def test_a_terminal_keeps_a_picture(
+async def test_a_terminal_has_a_live_display(
     engine: Emulator, screen: Screen, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout", screen)
@@ -128,21 +133,21 @@ async def test_what_does_not_fit_on_the_screen_is_counted(
         await until(lambda: "… and 22 more" in screen.text)
         watcher.cancel()
         await watcher
-    picture = screen.text[: screen.text.index("… and 22 more")]
-    assert "s-t-39" in picture  # it is on its way, so it goes before those that are absent
-    assert len(picture.splitlines()) <= 24
+    table = screen.text[: screen.text.index("… and 22 more")]
+    assert "s-t-39" in table  # it is in transition, so it is shown before absent members
+    assert len(table.splitlines()) <= 24
 
 
-async def test_an_engine_that_cannot_be_asked_is_asked_again(
-    engine: Emulator, told: Told, until: Until
+async def test_a_failed_status_request_is_repeated(
+    engine: Emulator, captured: CapturedOutput, until: Until
 ) -> None:
     watcher = watch()
-    await until(told.has("s-u-0  absent"))
+    await until(captured.has("s-u-0  absent"))
     engine.faults.add(Fault(FaultKind.NOT_FOUND, path="/cluster/list"))
-    await until(told.has("the engine could not be asked, and will be again: 404"))
+    await until(captured.has("the status request failed and is repeated: 404"))
     async with TensorPool() as tp:
         await tp.clusters.create("8xH200", name="s-t-1")
-        await until(told.has("s-t-1  provisioning"))
+        await until(captured.has("s-t-1  provisioning"))
     watcher.cancel()
     assert await watcher == 130
 
@@ -184,7 +189,7 @@ async def test_a_wait_shows_on_a_terminal_what_is_waited_for(
     [
         (("watch",), "FILE|REQUEST"),
         (("watch", "missing.toml"), "No such file"),
-        (("watch", "fleet.toml", "--every", "soon"), "'soon' is no duration"),
+        (("watch", "fleet.toml", "--every", "soon"), "'soon' is not a duration"),
         (("watch", "fleet.toml", "--every", "0s"), "--every"),
         (("watch", "tpa1.nonsense"), "token"),
     ],
@@ -208,7 +213,7 @@ def test_wrong_usage_of_watch(
 async def test_forced_colours_make_no_terminal(engine: Emulator, tpa: Tpa, fleet_file: Path) -> None:
     up = await tpa("up", "fleet.toml", FORCE_COLOR="1")
     assert up.code == 0
-    assert "asking the engine" not in up.err
+    assert "listing what exists" not in up.err
     assert "\x1b[2K" not in up.err
 
 

@@ -44,7 +44,7 @@ def test_nothing_is_written_unless_it_is_asked_for(tmp_path: Path) -> None:
     assert (ran.stdout, ran.stderr) == ("", "")
 
 
-async def test_info_tells_of_operations_retries_and_pauses(
+async def test_info_logs_operations_retries_and_pauses(
     emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER)
@@ -72,7 +72,7 @@ async def test_info_tells_of_operations_retries_and_pauses(
     assert lines[6].startswith(f"CLUSTER_CLAIM of {failing.resource_id} has ended as failed after 0.")
 
 
-async def test_debug_tells_each_request_and_each_answer(
+async def test_debug_logs_each_request_and_each_answer(
     emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)

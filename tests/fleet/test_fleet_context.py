@@ -1,4 +1,4 @@
-"""A fleet as a context manager: all or nothing, whatever happens and wherever it is cancelled."""
+"""A fleet as a context manager: all or nothing, after any failure and any cancellation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tensorpool_async import (
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import FleetMemberChanged
-from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, FleetSession, VolumeGroup, rollback
+from tensorpool_async.fleet import ClusterGroup, Fleet, FleetIncomplete, FleetSession, VolumeGroup, teardown
 from tensorpool_async.resources import deletion
 from tests.support.cancelling import walk, walk_sample
 
@@ -41,14 +41,14 @@ QUICK = RetryPolicy(backoff=0.005, longest_backoff=0.01)
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollback, "RETRY_DELAY", 0.01)
-    monkeypatch.setattr(rollback, "LOOK_DELAY", 0.01)
+    monkeypatch.setattr(deletion, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(teardown, "LOOKUP_DELAY", 0.01)
     monkeypatch.setattr(deletion, "CONFLICT_DELAY", 0.01)
 
 
 @pytest.fixture
 async def engine() -> AsyncGenerator[Emulator]:
-    """Run an engine that is as quick as can be."""
+    """Run an engine with very short delays."""
     async with Emulator(
         provision_seconds=0.02,
         destroy_seconds=0.01,
@@ -71,7 +71,7 @@ async def client(engine: Emulator) -> AsyncGenerator[TensorPool]:
         yield tp
 
 
-def nothing_left(engine: Emulator) -> None:
+def assert_nothing_left(engine: Emulator) -> None:
     assert engine.record.living == []
     assert engine.record.living_volumes == []
     assert engine.record.destroys_before_ready == 0
@@ -96,19 +96,21 @@ async def test_the_block_has_the_fleet_and_leaves_nothing(engine: Emulator, clie
         assert members.volumes["data"].attached_clusters == (members[2].id,)
         assert members[2].storage == (members.volumes["data"].id,)
         assert {member.state for member in members.report.members} == {"RUNNING"}
-    nothing_left(engine)
+    assert_nothing_left(engine)
     assert session.report == members.report
     assert {member.state for member in members.report.members} == {"DESTROYED"}
     assert {member.outcome for member in members.report.members} == {"destroyed with the block"}
-    said = list(dict.fromkeys(event.state for event in events if event.member == "s-t-0"))
-    assert said == ["WAITING", "CREATING", "RUNNING", "DESTROYING", "DESTROYED"]
+    states = list(dict.fromkeys(event.state for event in events if event.member == "s-t-0"))
+    assert states == ["WAITING", "CREATING", "RUNNING", "DESTROYING", "DESTROYED"]
 
 
-async def test_an_error_of_the_body_passes_and_leaves_nothing(engine: Emulator, client: TensorPool) -> None:
+async def test_an_error_of_the_body_is_raised_and_nothing_is_left(
+    engine: Emulator, client: TensorPool
+) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with FleetSession(client, WHOLE):
             raise KeyError("mine")
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
 async def test_a_session_can_be_entered_again_but_not_twice(engine: Emulator, client: TensorPool) -> None:
@@ -118,7 +120,7 @@ async def test_a_session_can_be_entered_again_but_not_twice(engine: Emulator, cl
             with pytest.raises(RuntimeError, match="entered already"):
                 await session.__aenter__()
             assert len(engine.record.living) == 2
-    nothing_left(engine)
+    assert_nothing_left(engine)
     assert len(engine.record.clusters_made) == 4
 
 
@@ -130,54 +132,54 @@ async def test_options_without_meaning_are_refused(options: dict[str, Any], clie
         FleetSession(client, FLEET, **options)
 
 
-async def test_a_member_that_fails_takes_all_along(engine: Emulator, client: TensorPool) -> None:
+async def test_a_failed_member_rolls_back_all(engine: Emulator, client: TensorPool) -> None:
     engine.faults.add(Fault(FaultKind.FAILED, path=CREATE))
-    with pytest.raises(FleetIncomplete, match="what was made was rolled back") as caught:
+    with pytest.raises(FleetIncomplete, match="what was created was rolled back") as caught:
         async with FleetSession(client, WHOLE):
             pytest.fail("the body ran")
-    nothing_left(engine)
+    assert_nothing_left(engine)
     (failure,) = caught.value.exceptions
     assert isinstance(failure, OperationFailed)
-    told = caught.value.members
-    assert len(told) == 3
-    assert all("rolled back" in text or "not made" in text for text in told.values()), told
-    assert sum("internal provider error" in text for text in told.values()) == 1
+    results = caught.value.members
+    assert len(results) == 3
+    assert all("rolled back" in text or "not created" in text for text in results.values()), results
+    assert sum("internal provider error" in text for text in results.values()) == 1
     assert caught.value.report.existing == ()
 
 
-async def test_no_capacity_for_any_type_takes_all_along(engine: Emulator, client: TensorPool) -> None:
+async def test_no_capacity_for_any_type_rolls_back_all(engine: Emulator, client: TensorPool) -> None:
     engine.capacity.update({"8xB200": 1, "8xB300": 0})
     group = ClusterGroup("t", ["8xB200", "8xB300"], count=2, deletion_protection=True)
     with pytest.raises(FleetError) as caught:
         async with FleetSession(client, Fleet("s", [group])):
             pytest.fail("the body ran")
-    nothing_left(engine)
+    assert_nothing_left(engine)
     assert "8xB300 (No capacity" in str(caught.value.exceptions[0])
 
 
-async def test_a_balance_that_does_not_suffice_takes_all_along(engine: Emulator, client: TensorPool) -> None:
+async def test_an_insufficient_balance_rolls_back_all(engine: Emulator, client: TensorPool) -> None:
     engine.balance = 100.0  # for a day of one of the two
     fleet = Fleet("s", [ClusterGroup("t", "1xH100"), ClusterGroup("u", "8xH200")])
     with pytest.raises(FleetError) as caught:
         async with FleetSession(client, fleet):
             pytest.fail("the body ran")
-    nothing_left(engine)
+    assert_nothing_left(engine)
     assert isinstance(caught.value.exceptions[0], InsufficientBalance)
 
 
-async def test_a_failure_stops_what_was_not_asked_for_yet(engine: Emulator) -> None:
+async def test_a_failure_stops_creates_that_were_not_sent(engine: Emulator) -> None:
     engine.balance = 0.0
     async with client_of(engine) as tp:
         with pytest.raises(FleetIncomplete) as caught:
             async with FleetSession(tp, Fleet("s", [ClusterGroup("t", "1xH100", count=300)])):
                 pytest.fail("the body ran")
     assert engine.record.by_route["POST /cluster/create"] < 200
-    assert sum(text.endswith("not made") for text in caught.value.members.values()) == 300
+    assert sum(text.endswith("not created") for text in caught.value.members.values()) == 300
 
 
 async def test_keep_destroys_nothing(engine: Emulator, client: TensorPool) -> None:
     engine.faults.add(Fault(FaultKind.FAILED, path=CREATE))
-    with pytest.raises(FleetIncomplete, match="what was made was kept") as caught:
+    with pytest.raises(FleetIncomplete, match="what was created was kept") as caught:
         async with FleetSession(client, FLEET, on_failure="keep"):
             pytest.fail("the body ran")
     assert len(engine.record.living) == 2
@@ -189,7 +191,7 @@ async def test_keep_destroys_nothing(engine: Emulator, client: TensorPool) -> No
     )
 
 
-async def test_enough_will_do(engine: Emulator, client: TensorPool) -> None:
+async def test_min_ready_clusters_are_enough(engine: Emulator, client: TensorPool) -> None:
     engine.faults.add(Fault(FaultKind.FAILED, path=CREATE))
     fleet = Fleet("s", [ClusterGroup("t", "1xH100", count=3)])
     async with FleetSession(client, fleet, min_ready=2) as members:
@@ -199,12 +201,12 @@ async def test_enough_will_do(engine: Emulator, client: TensorPool) -> None:
         assert failed.state == "DESTROYED"
         with pytest.raises(KeyError):
             members[failed.name]
-    nothing_left(engine)
+    assert_nothing_left(engine)
     engine.faults.add(Fault(FaultKind.FAILED, path=CREATE, times=2))
     with pytest.raises(FleetError):
         async with FleetSession(client, fleet, min_ready=2):
             pytest.fail("the body ran")
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
 async def test_what_failed_and_cannot_be_destroyed_yet_is_destroyed_at_the_end(
@@ -214,10 +216,10 @@ async def test_what_failed_and_cannot_be_destroyed_yet_is_destroyed_at_the_end(
     async with FleetSession(client, FLEET, min_ready=1) as members:
         assert len(members) == 1
         assert len(engine.record.living) == 2
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
-async def test_too_dear_a_fleet_is_refused_before_anything_is_made(
+async def test_a_fleet_over_its_budget_is_refused_before_any_create(
     engine: Emulator, client: TensorPool
 ) -> None:
     with pytest.raises(BudgetExceeded):
@@ -226,41 +228,41 @@ async def test_too_dear_a_fleet_is_refused_before_anything_is_made(
     assert engine.record.clusters_made == []
 
 
-async def test_what_was_there_before_stays(engine: Emulator, client: TensorPool) -> None:
+async def test_what_existed_before_is_left_alone(engine: Emulator, client: TensorPool) -> None:
     cluster = await client.clusters.create("8xH200", num_nodes=2, name="s-t-0").result()
     joined = await client.clusters.create("8xH200", num_nodes=2, name="s-t-1")
     async with FleetSession(client, WHOLE) as members:
         assert [member.id for member in members] == [cluster.id, joined.resource_id]
         assert members.volumes["data"].attached_clusters == (cluster.id, joined.resource_id)
     assert engine.record.living == [cluster.id, joined.resource_id]
-    assert engine.record.living_volumes == [], "it was detached from what stays"
-    assert members.report.members[0].outcome == "not made by this block, and left"
+    assert engine.record.living_volumes == [], "it was detached from the clusters that were left alone"
+    assert members.report.members[0].outcome == "not created by this block, and left alone"
     volume = await client.storage.create(10, name="s-data").result()
     async with FleetSession(client, WHOLE):
         pass
     assert engine.record.living_volumes == [volume.id]
 
 
-async def test_what_somebody_else_makes_meanwhile_stays(engine: Emulator, client: TensorPool) -> None:
-    """Two blocks over one fleet, and each destroys its own."""
+async def test_what_another_block_creates_is_left_alone(engine: Emulator, client: TensorPool) -> None:
+    """Two blocks use one fleet, and each destroys what it created."""
     fleet = Fleet("s", [ClusterGroup("t", "1xH100", count=6)])
     both = asyncio.Barrier(2)
     ids: list[set[str]] = []
 
-    async def block(tp: TensorPool) -> None:
+    async def run_block(tp: TensorPool) -> None:
         async with FleetSession(tp, fleet) as members:
             ids.append({cluster.id for cluster in members})
             await both.wait()
 
     async with client_of(engine) as other:
-        await asyncio.gather(block(client), block(other))
+        await asyncio.gather(run_block(client), run_block(other))
     assert ids[0] == ids[1]
-    nothing_left(engine)
+    assert_nothing_left(engine)
     assert len(engine.record.clusters_made) == 6
 
 
-async def test_a_foreign_cluster_of_the_name_stays(engine: Emulator, client: TensorPool) -> None:
-    # The list does not show it yet, so that the block asks for a cluster of that name, and is refused.
+async def test_a_foreign_cluster_of_the_same_name_is_left_alone(engine: Emulator, client: TensorPool) -> None:
+    # The list lags, so the block requests a cluster of that name, and is refused.
     theirs = await client.clusters.create("1xH100", name="s-t-0").result()
     engine.faults.add(Fault(FaultKind.LIST_LAG, path="/cluster/list", seconds=100.0))
     async with FleetSession(client, FLEET) as members:
@@ -268,19 +270,19 @@ async def test_a_foreign_cluster_of_the_name_stays(engine: Emulator, client: Ten
     assert engine.record.living == [theirs.id]
 
 
-async def test_what_the_body_has_destroyed_is_fine(engine: Emulator, client: TensorPool) -> None:
+async def test_the_body_may_destroy_members(engine: Emulator, client: TensorPool) -> None:
     async with FleetSession(client, WHOLE) as members:
         await client.clusters.destroy(members[0]).result()
         await client.clusters.destroy(members[1])
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
-async def test_protection_of_the_file_is_switched_off(engine: Emulator, client: TensorPool) -> None:
+async def test_deletion_protection_of_the_fleet_is_switched_off(engine: Emulator, client: TensorPool) -> None:
     groups = [ClusterGroup("t", "1xH100", deletion_protection=True)]
     fleet = Fleet("s", groups, [VolumeGroup("data", 5, deletion_protection=True)])
     async with FleetSession(client, fleet):
         assert len(engine.record.living) == 1
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
 @pytest.mark.parametrize("kind", [FaultKind.DROP_AFTER, FaultKind.DROP_BEFORE, FaultKind.CUT_JSON])
@@ -288,11 +290,11 @@ async def test_a_lost_answer_loses_nothing(kind: FaultKind, engine: Emulator, cl
     engine.faults.add(Fault(kind, path="/*/create", times=2))
     async with FleetSession(client, WHOLE) as members:
         assert {cluster.id for cluster in members} == set(engine.record.living)
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
-async def test_what_an_unclear_creation_made_is_looked_for(engine: Emulator) -> None:
-    # No answer, and no look by the client either: only the fleet's own looks remain, and the first shows nothing.
+async def test_what_a_create_with_unknown_outcome_made_is_found(engine: Emulator) -> None:
+    # The create has no answer, and the client's own lookup fails. The first lookup of the rollback finds nothing.
     engine.faults.add(
         Fault(FaultKind.DROP_AFTER, path=CREATE),
         Fault(FaultKind.HTML_502, path="/cluster/info/*"),
@@ -302,38 +304,38 @@ async def test_what_an_unclear_creation_made_is_looked_for(engine: Emulator) -> 
         with pytest.raises(FleetIncomplete):
             async with FleetSession(tp, Fleet("s", [ClusterGroup("t", "1xH100")])):
                 pytest.fail("the body ran")
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
-async def test_an_engine_that_fails_is_asked_again(engine: Emulator, client: TensorPool) -> None:
+async def test_destroying_is_retried_after_errors(engine: Emulator, client: TensorPool) -> None:
     async with FleetSession(client, WHOLE):
         engine.faults.add(
             Fault(FaultKind.ERROR_500, method="DELETE", times=15), Fault(FaultKind.FAILED, method="DELETE")
         )
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
 @pytest.mark.parametrize("raises", [False, True])
-async def test_what_cannot_be_destroyed_is_told(
+async def test_what_cannot_be_destroyed_is_reported(
     raises: bool, engine: Emulator, client: TensorPool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = ""
+    protected_id = ""
 
     async def body() -> None:
-        nonlocal kept
+        nonlocal protected_id
         async with FleetSession(client, FLEET) as members:
-            kept = members[0].id
-            await client.clusters.edit(kept, deletion_protection=True).result()
+            protected_id = members[0].id
+            await client.clusters.edit(protected_id, deletion_protection=True).result()
             if raises:
                 raise KeyError("mine")
 
     with pytest.raises(KeyError if raises else FleetIncomplete) as caught:
         await body()
-    assert engine.record.living == [kept]
-    told = caught.value.__notes__[0] if raises else caught.value.members["s-t-0"]  # type: ignore[attr-defined]
-    assert kept in told
-    assert "costs money" in told
-    assert kept in caplog.text
+    assert engine.record.living == [protected_id]
+    text = caught.value.__notes__[0] if raises else caught.value.members["s-t-0"]  # type: ignore[attr-defined]
+    assert protected_id in text
+    assert "costs money" in text
+    assert protected_id in caplog.text
 
 
 async def test_the_time_for_destroying_is_bounded(engine: Emulator, client: TensorPool) -> None:
@@ -356,7 +358,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("kind", [None, FaultKind.DROP_AFTER, FaultKind.DROP_BEFORE, FaultKind.STALL])
-async def test_a_creation_on_its_way_is_waited_for(kind: FaultKind | None) -> None:
+async def test_a_create_in_flight_is_awaited(kind: FaultKind | None) -> None:
     async with (
         Emulator(provision_seconds=0.05, destroy_seconds=0.01, retry_after=0.01, latency=0.1) as engine,
         client_of(engine) as tp,
@@ -364,33 +366,33 @@ async def test_a_creation_on_its_way_is_waited_for(kind: FaultKind | None) -> No
         if kind is not None:
             engine.faults.add(Fault(kind, path=CREATE, seconds=0.2))
 
-        async def block() -> None:
+        async def run_block() -> None:
             async with FleetSession(tp, FLEET):
                 pytest.fail("the body ran")
 
-        task = asyncio.create_task(block())
+        task = asyncio.create_task(run_block())
         await until(lambda: engine.record.by_route["POST /cluster/create"] == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert len(engine.record.clusters_made) >= 1
-        nothing_left(engine)
+        assert_nothing_left(engine)
 
 
-async def test_an_answer_that_never_comes_is_told_with_the_name(engine: Emulator) -> None:
+async def test_an_answer_that_never_comes_is_reported_with_the_name(engine: Emulator) -> None:
     engine.faults.add(Fault(FaultKind.STALL, path=CREATE, seconds=1.0))
     async with client_of(engine) as tp:
 
-        async def block() -> None:
+        async def run_block() -> None:
             async with FleetSession(tp, FLEET, rollback_timeout=0.3):
                 pytest.fail("the body ran")
 
-        task = asyncio.create_task(block())
+        task = asyncio.create_task(run_block())
         await until(lambda: engine.record.by_route["POST /cluster/create"] == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await task
-    nothing_left(engine)
+    assert_nothing_left(engine)
     (note,) = caught.value.__notes__
     assert "s-t-" in note
     assert "costs money" in note
@@ -400,7 +402,7 @@ async def test_a_timeout_around_the_block_leaves_nothing(engine: Emulator, clien
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1), FleetSession(client, WHOLE):
             await asyncio.sleep(60)
-    nothing_left(engine)
+    assert_nothing_left(engine)
 
 
 def scenario_of(engine: Emulator, fleet: Fleet) -> Callable[[], Awaitable[None]]:
@@ -416,7 +418,7 @@ async def test_cancelled_at_every_await_it_leaves_nothing(
     by: Literal["task", "timeout", "scope"], again: int | None, engine: Emulator
 ) -> None:
     def check(_: int) -> None:
-        nothing_left(engine)
+        assert_nothing_left(engine)
 
     every = by == "task" and again is None
     walked = await walk(scenario_of(engine, WHOLE), check, by=by, again=again, step=1 if every else 7)
@@ -428,7 +430,7 @@ async def test_cancelled_at_awaits_of_a_large_fleet_it_leaves_nothing(engine: Em
     print(f"seed {seed}")  # noqa: T201 - so that a failure can be repeated
     fleet = Fleet("s", [ClusterGroup("t", ["1xH100", "1xL40S"], count=20)])
     engine.capacity["1xH100"] = 15
-    await walk_sample(scenario_of(engine, fleet), lambda _: nothing_left(engine), size=3, seed=seed)
+    await walk_sample(scenario_of(engine, fleet), lambda _: assert_nothing_left(engine), size=3, seed=seed)
 
 
 SCRIPT = """
@@ -472,7 +474,7 @@ async def test_ctrl_c_leaves_nothing(stage: str) -> None:
         assert b"KeyboardInterrupt" in errors
         assert b"was never" not in errors
         assert len(engine.record.clusters_made) == 2
-        nothing_left(engine)
+        assert_nothing_left(engine)
 
 
 async def test_what_a_block_makes_is_owned_and_what_up_makes_is_not(engine: Emulator, tmp_path: Path) -> None:
@@ -486,5 +488,5 @@ async def test_what_a_block_makes_is_owned_and_what_up_makes_is_not(engine: Emul
             assert owned == {*(cluster.id for cluster in members), members.volumes["data"].id}
         async with tp.fleet(Fleet("k", [PAIR]), on_failure="keep") as members:
             entries = await tp.journal_entries(ended=True)
-            kept = {entry.resource_id for entry in entries if not entry.intent.ephemeral}
-            assert kept >= {cluster.id for cluster in members}
+            not_ephemeral = {entry.resource_id for entry in entries if not entry.intent.ephemeral}
+            assert not_ephemeral >= {cluster.id for cluster in members}

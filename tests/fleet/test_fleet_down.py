@@ -26,14 +26,14 @@ PAIR = Fleet("s", [ClusterGroup("t", "1xH100", count=2)])
 
 @pytest.fixture
 async def slow() -> AsyncGenerator[Emulator]:
-    """Run an engine whose clusters take their time."""
+    """Run an engine whose clusters take 0.4 seconds."""
     async with Emulator(provision_seconds=0.4, destroy_seconds=0.2, retry_after=0.05) as engine:
         yield engine
 
 
 @pytest.fixture
 async def slow_tp(slow: Emulator) -> AsyncGenerator[TensorPool]:
-    polling = PollPolicy(default=0.05)  # for what the engine names no pace for: watching a cluster
+    polling = PollPolicy(default=0.05)  # where the engine sends no Retry-After: polls of a cluster
     async with TensorPool(slow.key, base_url=slow.url, polling=polling) as client:
         yield client
 
@@ -50,20 +50,20 @@ async def test_all_of_a_fleet_is_destroyed_and_nothing_else(emulator: Emulator, 
     assert min(member.seconds for member in report.members) >= 0.04
 
 
-async def test_it_can_be_done_again(emulator: Emulator, tp: TensorPool) -> None:
+async def test_down_can_be_repeated(emulator: Emulator, tp: TensorPool) -> None:
     await tp.fleet(PAIR).up()
     await tp.fleet(PAIR).down()
     report = await tp.fleet(PAIR).down()
     assert report.members == ()
 
 
-async def test_members_beyond_a_lowered_count_go_too(emulator: Emulator, tp: TensorPool) -> None:
+async def test_members_beyond_a_lowered_count_are_destroyed_too(emulator: Emulator, tp: TensorPool) -> None:
     await tp.fleet(Fleet("s", [ClusterGroup("t", "1xH100", count=5)])).up()
     await tp.fleet(PAIR).down()
     assert emulator.record.living == []
 
 
-async def test_what_failed_goes_too(emulator: Emulator, tp: TensorPool) -> None:
+async def test_failed_members_are_destroyed_too(emulator: Emulator, tp: TensorPool) -> None:
     emulator.faults.add(Fault(FaultKind.FAILED, path="/cluster/create"))
     with pytest.raises(FleetError):
         await tp.fleet(PAIR).up()
@@ -71,7 +71,7 @@ async def test_what_failed_goes_too(emulator: Emulator, tp: TensorPool) -> None:
     assert emulator.record.living == []
 
 
-async def test_what_is_being_made_is_waited_for_first(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_creates_in_progress_are_awaited_first(slow: Emulator, slow_tp: TensorPool) -> None:
     for index in range(2):
         await slow_tp.clusters.create("1xH100", name=f"s-t-{index}")
     events: list[FleetMemberChanged] = []
@@ -79,25 +79,25 @@ async def test_what_is_being_made_is_waited_for_first(slow: Emulator, slow_tp: T
     assert slow.record.living == []
     assert slow.record.destroys_before_ready == 0
     assert slow.record.by_status[409] == 0
-    assert "waiting for the end of its creation" in [event.message for event in events]
+    assert "waiting until it is created" in [event.message for event in events]
 
 
-async def test_what_is_being_destroyed_is_waited_for(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_destroys_in_progress_are_awaited(slow: Emulator, slow_tp: TensorPool) -> None:
     await slow_tp.fleet(PAIR).up()
-    going = await slow_tp.clusters.destroy("s-t-0")
+    destroy = await slow_tp.clusters.destroy("s-t-0")
     report = await slow_tp.fleet(PAIR).down()
-    await going  # it is polled on its own
+    await destroy  # it is polled on its own
     assert [member.state for member in report.members] == ["DESTROYED", "DESTROYED"]
 
 
-async def test_two_at_once_get_along(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_two_downs_may_run_at_once(slow: Emulator, slow_tp: TensorPool) -> None:
     await slow_tp.fleet(FLEET).up()
     async with TensorPool(slow.key, base_url=slow.url) as other:
         await asyncio.gather(slow_tp.fleet(FLEET).down(), other.fleet(FLEET).down())
     assert slow.record.living == []
 
 
-async def test_what_is_protected_stays_and_is_told(emulator: Emulator, tp: TensorPool) -> None:
+async def test_protected_clusters_are_left_and_reported(emulator: Emulator, tp: TensorPool) -> None:
     group = ClusterGroup("t", "1xH100", count=2)
     await tp.fleet(Fleet("s", [group])).up()
     protected = await tp.clusters.edit("s-t-1", deletion_protection=True).result()
@@ -111,7 +111,7 @@ async def test_what_is_protected_stays_and_is_told(emulator: Emulator, tp: Tenso
     assert session.report == caught.value.report
 
 
-async def test_what_is_busy_is_asked_again(
+async def test_a_busy_cluster_is_retried(
     slow: Emulator, slow_tp: TensorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion, "CONFLICT_DELAY", 0.3)
@@ -123,7 +123,7 @@ async def test_what_is_busy_is_asked_again(
     assert len(report.members) == 2
 
 
-async def test_a_destruction_that_fails_is_told(emulator: Emulator, tp: TensorPool) -> None:
+async def test_a_failed_destroy_is_reported(emulator: Emulator, tp: TensorPool) -> None:
     await tp.fleet(PAIR).up()
     emulator.faults.add(Fault(FaultKind.FAILED, method="DELETE"))
     with pytest.raises(FleetIncomplete) as caught:
@@ -134,27 +134,27 @@ async def test_a_destruction_that_fails_is_told(emulator: Emulator, tp: TensorPo
     assert emulator.record.living == []
 
 
-async def test_a_wrong_key_is_told_once(emulator: Emulator) -> None:
+async def test_a_wrong_key_is_raised_as_one_error(emulator: Emulator) -> None:
     async with TensorPool("wrong", base_url=emulator.url) as tp:
         for attempt in (tp.fleet(PAIR).down, tp.fleet(PAIR).status):
             with pytest.raises(AuthenticationError):
                 await attempt()
 
 
-async def test_status_tells_what_is_and_changes_nothing(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_status_reports_what_exists_and_changes_nothing(slow: Emulator, slow_tp: TensorPool) -> None:
     fleet = Fleet("s", [ClusterGroup("t", "1xH100", count=3), ClusterGroup("u", "1xL40S")])
     first = await slow_tp.clusters.create("1xH100", name="s-t-1").result()
     operation = await slow_tp.clusters.create("1xH100", name="s-t-12")
     await slow_tp.clusters.create("1xH100", name="somebody-else")
     report = await slow_tp.fleet(fleet).status()
     assert not operation.done()
-    coming = report.members[3].state
-    assert coming in {"PENDING", "PROVISIONING", "CONFIGURING"}
+    status = report.members[3].state
+    assert status in {"PENDING", "PROVISIONING", "CONFIGURING"}
     assert [(member.name, member.state) for member in report.members] == [
         ("s-t-0", "ABSENT"),
         ("s-t-1", "RUNNING"),
         ("s-t-2", "ABSENT"),
-        ("s-t-12", coming),
+        ("s-t-12", status),
         ("s-u-0", "ABSENT"),
     ]
     assert report.members[1].id == first.id

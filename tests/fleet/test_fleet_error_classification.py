@@ -19,7 +19,11 @@ from tensorpool_async.errors import (
     TensorPoolError,
     ValidationError,
 )
-from tensorpool_async.fleet.error_classification import lacks_capacity, names_no_price, refuses_offer
+from tensorpool_async.fleet.error_classification import (
+    is_capacity_error,
+    is_offer_rejected,
+    is_price_unavailable,
+)
 
 
 NO_CAPACITY = "No capacity available for 1 x 8xB200, try another type or later"
@@ -44,7 +48,7 @@ NO_CAPACITY = "No capacity available for 1 x 8xB200, try another type or later"
     ],
 )
 def test_words_for_a_lack_of_capacity(text: str) -> None:
-    assert lacks_capacity(OperationFailed(f"CLUSTER_CLAIM of c-1 failed: {text}", text))
+    assert is_capacity_error(OperationFailed(f"CLUSTER_CLAIM of c-1 failed: {text}", text))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_words_for_a_lack_of_capacity(text: str) -> None:
     ],
 )
 def test_other_failures_are_no_lack_of_capacity(text: str) -> None:
-    assert not lacks_capacity(OperationFailed("failed", text))
+    assert not is_capacity_error(OperationFailed("failed", text))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +85,8 @@ def test_other_failures_are_no_lack_of_capacity(text: str) -> None:
         (ConnectionFailed(NO_CAPACITY), False),
     ],
 )
-def test_which_refusals_may_be_a_lack_of_capacity(error: TensorPoolError, expected: bool) -> None:
-    assert lacks_capacity(error) is expected
+def test_which_statuses_may_be_a_lack_of_capacity(error: TensorPoolError, expected: bool) -> None:
+    assert is_capacity_error(error) is expected
 
 
 @pytest.mark.parametrize(
@@ -99,8 +103,8 @@ def test_which_refusals_may_be_a_lack_of_capacity(error: TensorPoolError, expect
         (ConnectionFailed("refused"), False),
     ],
 )
-def test_which_failures_only_mean_that_there_are_no_prices(error: TensorPoolError, expected: bool) -> None:
-    assert names_no_price(error) is expected
+def test_which_failures_mean_that_the_engine_has_no_prices(error: TensorPoolError, expected: bool) -> None:
+    assert is_price_unavailable(error) is expected
 
 
 def invalid(*problems: Any) -> ValidationError:
@@ -120,7 +124,5 @@ def invalid(*problems: Any) -> ValidationError:
         (NotFound(404, "no", body={"detail": [{"loc": ["instance_type"]}]}), False),
     ],
 )
-def test_a_refused_offer_is_told_from_an_endpoint_that_is_not_there(
-    error: TensorPoolError, expected: bool
-) -> None:
-    assert refuses_offer(error) is expected
+def test_a_rejected_offer_differs_from_a_missing_endpoint(error: TensorPoolError, expected: bool) -> None:
+    assert is_offer_rejected(error) is expected

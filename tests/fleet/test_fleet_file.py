@@ -10,7 +10,7 @@ from tensorpool_async.fleet import ClusterGroup, Fleet, VolumeGroup, load
 
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIj ada@example"
-# Made up: it opens nothing.
+# Not a real key.
 SECRET_PART = "b3BlbnNzaC1rZXktdjEAAAAA"
 PRIVATE_KEY = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{SECRET_PART}\n-----END OPENSSH PRIVATE KEY-----\n"
 
@@ -77,7 +77,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     )
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "fleet.toml"
     path.write_bytes('\ufeffname = "s"\r\n[clusters.a]\r\ninstance_type = "1xH100"\r\n'.encode())
     assert load(path).members[0].name == "s-a-0"
@@ -89,9 +89,9 @@ HEAD = 'name = "sweep"\n[clusters.a]\ninstance_type = "1xH100"\n'
 @pytest.mark.parametrize(
     ("text", "line", "key", "words"),
     [
-        ('name "sweep"', 1, "name", "no valid TOML"),
-        ('name = "sweep"\n[clusters.a]\ncount = \n', 3, "clusters.a.count", "no valid TOML"),
-        ('name = "sweep"\nmotto = """\n\n', 2, "motto", "no valid TOML"),
+        ('name "sweep"', 1, "name", "not valid TOML"),
+        ('name = "sweep"\n[clusters.a]\ncount = \n', 3, "clusters.a.count", "not valid TOML"),
+        ('name = "sweep"\nmotto = """\n\n', 2, "motto", "not valid TOML"),
         (f"{HEAD}[clusters.a]\n", 4, "clusters.a", "twice"),
         (f"{HEAD}count = 1\ncount = 2\n", 5, "clusters.a.count", "twice"),
         ("", 1, "name", "no name"),
@@ -101,7 +101,7 @@ HEAD = 'name = "sweep"\n[clusters.a]\ninstance_type = "1xH100"\n'
         ('name = "sweep"\nclusters = 3', 2, "clusters", "tables"),
         ('name = "sweep"\n[[clusters.a]]\n', 2, "clusters.a", "must be a table"),
         ('name = "sweep"\n[clusters]\na = 4', 3, "clusters.a", "must be a table"),
-        ('name = 5\n[clusters.a]\ninstance_type = "1xH100"', 1, "name", "text"),
+        ('name = 5\n[clusters.a]\ninstance_type = "1xH100"', 1, "name", "string"),
         ('name = "a b"\n[clusters.a]\ninstance_type = "1xH100"', 1, "name", "letters"),
         ('name = "a"\n[clusters."a b"]\ninstance_type = "1xH100"', 2, "clusters.a b", "letters"),
         ('name = "a"\n[clusters.a]\ncount = 2', 2, "clusters.a.instance_type", "is missing"),
@@ -116,11 +116,11 @@ HEAD = 'name = "sweep"\n[clusters.a]\ninstance_type = "1xH100"\n'
         ('name = "a"\n[clusters.a]\ninstance_type = []', 3, "clusters.a.instance_type", "empty"),
         (f"{HEAD}public_keys = [\n'missing.pub']", 5, "clusters.a.public_keys", "'missing.pub'"),
         (f"{HEAD}public_keys = 'x.pub'", 4, "clusters.a.public_keys", "list"),
-        (f"{HEAD}public_keys = [1]", 4, "clusters.a.public_keys", "text"),
+        (f"{HEAD}public_keys = [1]", 4, "clusters.a.public_keys", "string"),
         (f"max_hourly_cost = nan\n{HEAD}", 1, "max_hourly_cost", "above 0"),
         (f"max_hourly_cost = 0\n{HEAD}", 1, "max_hourly_cost", "above 0"),
         (f"max_hourly_cost = '5'\n{HEAD}", 1, "max_hourly_cost", "above 0"),
-        (f"{HEAD}[clusters.A]\ninstance_type = '1xH100'", 4, "clusters.A", "two of this name"),
+        (f"{HEAD}[clusters.A]\ninstance_type = '1xH100'", 4, "clusters.A", "used twice"),
         (f"{HEAD}[volumes.d]\nattach_to = ['a']", 4, "volumes.d.size_gb", "is missing"),
         (f"{HEAD}[volumes.d]\nsize_gb = 5\nattach_to = ['b']", 6, "volumes.d.attach_to", "no group 'b'"),
         (f"{HEAD}[volumes.a-0]\nsize_gb = 5", 4, "volumes.a-0", "sweep-a-0"),
@@ -147,7 +147,7 @@ def test_a_private_key_is_refused_and_not_shown(tmp_path: Path) -> None:
         assert SECRET_PART not in str(error)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FleetFileError, match="No such file") as caught:
         load(tmp_path / "none.toml")
     assert caught.value.path == str(tmp_path / "none.toml")
@@ -158,12 +158,12 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_path_that_cannot_be(tmp_path: Path) -> None:
+def test_an_invalid_path(tmp_path: Path) -> None:
     with pytest.raises(FleetFileError, match="cannot be read"):
         load(f"{tmp_path}/nul\0.toml")
 
 
-def test_a_file_that_is_not_utf8_says_where(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_has_the_line(tmp_path: Path) -> None:
     path = tmp_path / "fleet.toml"
     path.write_bytes(b'name = "sweep"\n# caf\xe9\n')
     with pytest.raises(FleetFileError, match="UTF-8") as caught:

@@ -5,20 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from tensorpool_async.fleet.public_keys import check_public_key, read_public_key
+from tensorpool_async.fleet.file import read_public_key
+from tensorpool_async.fleet.spec import check_public_key
 
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIj ada@example"
 OTHER_PUBLIC_KEY = (
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAhIiM="
 )
-# Made up: it opens nothing.
+# Not a real key.
 SECRET_PART = "b3BlbnNzaC1rZXktdjEAAAAA"
 PRIVATE_KEY = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{SECRET_PART}\n-----END OPENSSH PRIVATE KEY-----\n"
 
 
 @pytest.mark.parametrize("key", [PUBLIC_KEY, OTHER_PUBLIC_KEY, f"  {PUBLIC_KEY}\n"])
-def test_a_public_key_will_do(key: str, tmp_path: Path) -> None:
+def test_a_public_key_is_accepted(key: str, tmp_path: Path) -> None:
     check_public_key(key)
     assert read_public_key(key, tmp_path) == key.strip()
 
@@ -36,7 +37,7 @@ def test_a_public_key_will_do(key: str, tmp_path: Path) -> None:
         f"no-pty {PUBLIC_KEY}",
     ],
 )
-def test_other_texts_will_not(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         check_public_key(text)
     assert "OpenSSH public key" in str(caught.value)
@@ -80,7 +81,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("entry", "reason"),
     [
         ("missing.pub", "No such file"),
-        (".", "no regular file"),
+        (".", "not a regular file"),
         ("~nobody-of-this-name/id.pub", "home directory"),
         ("nul\0.pub", "null"),
     ],
@@ -92,7 +93,7 @@ def test_a_file_that_cannot_be_read_is_named(entry: str, reason: str, tmp_path: 
     assert reason in str(caught.value)
 
 
-def test_a_file_of_bytes_is_no_key(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.pub").write_bytes(bytes(range(256)) * 1000)
     with pytest.raises(ValueError) as caught:
         read_public_key("noise.pub", tmp_path)

@@ -12,7 +12,7 @@ from tensorpool_async.fleet.spec import MAX_MEMBERS
 
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIj ada@example"
-# Made up: it opens nothing.
+# Not a real key.
 SECRET_PART = "b3BlbnNzaC1rZXktdjEAAAAA"
 PRIVATE_KEY = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{SECRET_PART}\n-----END OPENSSH PRIVATE KEY-----\n"
 
@@ -67,7 +67,7 @@ def test_which_names_belong_to_a_fleet(name: str, group: ClusterGroup | None) ->
         (lambda: ClusterGroup("a b", "1xH100"), "name", "letters, digits and hyphens"),
         (lambda: ClusterGroup("-a", "1xH100"), "name", "hyphen"),
         (lambda: ClusterGroup("gr\u00f6\u00dfe", "1xH100"), "name", "letters"),
-        (lambda: ClusterGroup(7, "1xH100"), "name", "text"),  # type: ignore[arg-type]
+        (lambda: ClusterGroup(7, "1xH100"), "name", "string"),  # type: ignore[arg-type]
         (lambda: ClusterGroup("a", []), "instance_type", "empty"),
         (lambda: ClusterGroup("a", ""), "instance_type", "empty"),
         (lambda: ClusterGroup("a", ["1xH100", 5]), "instance_type", "instance type"),  # type: ignore[list-item]
@@ -87,9 +87,9 @@ def test_which_names_belong_to_a_fleet(name: str, group: ClusterGroup | None) ->
         (lambda: Fleet("sweep", []), "clusters", "at least one"),
         (lambda: Fleet("sweep", "trainer"), "clusters", "ClusterGroup"),  # type: ignore[arg-type]
         (lambda: Fleet("sweep", [TRAINER], [EVAL]), "volumes", "VolumeGroup"),  # type: ignore[list-item]
-        (lambda: Fleet("sweep", [TRAINER, TRAINER]), "clusters.trainer", "two of this name"),
+        (lambda: Fleet("sweep", [TRAINER, TRAINER]), "clusters.trainer", "used twice"),
         (lambda: Fleet("s", [EVAL, ClusterGroup("Eval", "1xH100")]), "clusters.Eval", "eval and Eval"),
-        (lambda: Fleet("s", [EVAL], [VolumeGroup("eval-0", 5)]), "volumes.eval-0", "called s-eval-0"),
+        (lambda: Fleet("s", [EVAL], [VolumeGroup("eval-0", 5)]), "volumes.eval-0", "the name s-eval-0"),
         (lambda: Fleet("s", [EVAL], [VolumeGroup("d", 5, attach_to=["x"])]), "volumes.d.attach_to", "eval"),
         (
             lambda: Fleet("s", [EVAL, ClusterGroup("a", "1xH100", count=MAX_MEMBERS)]),
@@ -102,7 +102,7 @@ def test_which_names_belong_to_a_fleet(name: str, group: ClusterGroup | None) ->
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_key(make: Callable[[], object], key: str, words: str) -> None:
+def test_an_invalid_value_is_refused_with_its_key(make: Callable[[], object], key: str, words: str) -> None:
     with pytest.raises(FleetFileError) as caught:
         make()
     assert isinstance(caught.value, ConfigurationError)

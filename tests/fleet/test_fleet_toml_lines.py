@@ -54,30 +54,30 @@ def test_every_key_has_its_line(path: KeyPath, line: int) -> None:
     assert KeyLines(TEXT).line_of(path) == line
 
 
-def test_a_key_that_is_not_there_has_the_line_of_its_table() -> None:
-    lines = KeyLines(TEXT)
-    assert lines.line_of(("clusters", "trainer", "num_nodes")) == 9
-    assert lines.line_of(("volumes", "data")) is None
+def test_a_missing_key_has_the_line_of_its_table() -> None:
+    key_lines = KeyLines(TEXT)
+    assert key_lines.line_of(("clusters", "trainer", "num_nodes")) == 9
+    assert key_lines.line_of(("volumes", "data")) is None
 
 
-def test_a_text_that_is_no_toml_is_read_up_to_the_mistake() -> None:
-    lines = KeyLines('name = "sweep"\n[clusters.trainer]\ncount = 8]\nlater = 1\n')
-    assert lines.key_before(3) == ("clusters", "trainer", "count")
-    assert lines.line_of(("clusters", "trainer", "later")) == 2
+def test_an_invalid_text_is_read_up_to_the_mistake() -> None:
+    key_lines = KeyLines('name = "sweep"\n[clusters.trainer]\ncount = 8]\nlater = 1\n')
+    assert key_lines.key_before(3) == ("clusters", "trainer", "count")
+    assert key_lines.line_of(("clusters", "trainer", "later")) == 2
 
 
-def test_nothing_stands_before_the_first_key() -> None:
+def test_no_key_is_before_the_first() -> None:
     assert KeyLines("\n\nname = 1").key_before(2) is None
 
 
 @pytest.mark.parametrize(
     "text", ["[", "[a", "a", "a =", "a = [", "a = {b", 'a = "', "= 1", '"\\q" = 1', "a = " + "[" * 5000]
 )
-def test_what_makes_no_sense_is_no_error_here(text: str) -> None:
+def test_an_invalid_text_raises_no_error(text: str) -> None:
     KeyLines(text)
 
 
-def test_a_table_that_is_there_twice_counts_where_it_is_first() -> None:
-    lines = KeyLines("[a]\nb = 1\n[a]\n")
-    assert lines.line_of(("a",)) == 1
-    assert lines.key_before(3) == ("a",)
+def test_a_table_that_is_defined_twice_has_the_line_of_the_first() -> None:
+    key_lines = KeyLines("[a]\nb = 1\n[a]\n")
+    assert key_lines.line_of(("a",)) == 1
+    assert key_lines.key_before(3) == ("a",)

@@ -41,7 +41,7 @@ async def slow() -> AsyncGenerator[Emulator]:
 
 @pytest.fixture
 async def slow_tp(slow: Emulator) -> AsyncGenerator[TensorPool]:
-    polling = PollPolicy(default=0.05)  # for what the engine names no pace for: watching a cluster
+    polling = PollPolicy(default=0.05)  # where the engine sends no Retry-After: polls of a cluster
     async with TensorPool(slow.key, base_url=slow.url, polling=polling) as client:
         yield client
 
@@ -50,7 +50,7 @@ def fleet_of(count: int = 3, *types: str, limit: float | None = None) -> Fleet:
     return Fleet("s", [ClusterGroup("t", types or ("1xH100",), count=count)], max_hourly_cost=limit)
 
 
-async def test_all_members_come_up_side_by_side(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_all_members_are_brought_up_concurrently(slow: Emulator, slow_tp: TensorPool) -> None:
     begin = time.monotonic()
     report = await slow_tp.fleet(fleet_of(20)).up()
     assert time.monotonic() - begin < 3.0
@@ -63,7 +63,7 @@ async def test_all_members_come_up_side_by_side(slow: Emulator, slow_tp: TensorP
     assert report.requests == slow.record.requests
 
 
-async def test_a_report_tells_what_became_of_a_member(emulator: Emulator, tp: TensorPool) -> None:
+async def test_a_report_has_the_result_of_a_member(emulator: Emulator, tp: TensorPool) -> None:
     (member,) = (await tp.fleet(fleet_of(1)).up()).members
     (cluster,) = emulator.clusters.values()
     assert (member.id, member.state, member.group) == (cluster.id, "RUNNING", "t")
@@ -86,7 +86,7 @@ async def test_the_options_of_a_group_reach_the_engine(emulator: Emulator, tp: T
     assert key in cluster.public_keys
 
 
-async def test_what_runs_is_left_alone(emulator: Emulator, tp: TensorPool) -> None:
+async def test_running_clusters_are_left_alone(emulator: Emulator, tp: TensorPool) -> None:
     first = await tp.fleet(fleet_of()).up()
     again = await tp.fleet(fleet_of()).up()
     assert [member.id for member in again.members] == [member.id for member in first.members]
@@ -102,7 +102,7 @@ async def test_a_raised_count_only_adds(emulator: Emulator, tp: TensorPool) -> N
 
 
 @pytest.mark.parametrize("hidden", [None, "/cluster/operations/*", "/request/info/*"])
-async def test_what_is_on_its_way_is_joined(
+async def test_creates_in_progress_are_joined(
     hidden: str | None, slow: Emulator, slow_tp: TensorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation = await slow_tp.clusters.create("1xH100", name="s-t-1")
@@ -115,7 +115,7 @@ async def test_what_is_on_its_way_is_joined(
     assert len(slow.record.clusters_made) == 2
 
 
-async def test_an_engine_without_request_ids_will_do() -> None:
+async def test_an_engine_without_request_ids_is_supported() -> None:
     async with (
         Emulator(provision_seconds=0.2, retry_after=0.05, no_request_ids=True) as engine,
         TensorPool(engine.key, base_url=engine.url) as tp,
@@ -153,16 +153,16 @@ async def test_up_again_replaces_what_failed(emulator: Emulator, tp: TensorPool)
     assert emulator.record.made_twice == []
 
 
-async def test_a_name_that_is_being_freed_is_waited_for(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_a_destroy_of_the_same_name_is_awaited(slow: Emulator, slow_tp: TensorPool) -> None:
     old = await slow_tp.clusters.create("1xH100", name="s-t-0").result()
-    going = await slow_tp.clusters.destroy(old)
+    destroy = await slow_tp.clusters.destroy(old)
     (member,) = (await slow_tp.fleet(fleet_of(1)).up()).members
-    assert going.done()
+    assert destroy.done()
     assert member.id != old.id
     assert slow.record.living == [member.id]
 
 
-async def test_what_differs_is_left_alone_and_told(emulator: Emulator, tp: TensorPool) -> None:
+async def test_a_cluster_that_differs_is_left_alone_and_reported(emulator: Emulator, tp: TensorPool) -> None:
     other = await tp.clusters.create("1xL40S", name="s-t-0").result()
     with pytest.raises(FleetIncomplete) as caught:
         await tp.fleet(fleet_of(2)).up()
@@ -174,7 +174,7 @@ async def test_what_differs_is_left_alone_and_told(emulator: Emulator, tp: Tenso
 
 
 @pytest.mark.parametrize("protected", [False, True])
-async def test_without_capacity_the_next_type_is_taken(
+async def test_without_capacity_the_next_type_is_requested(
     protected: bool, emulator: Emulator, tp: TensorPool
 ) -> None:
     emulator.capacity.update({"8xB300": 1, "8xB200": 2})
@@ -195,7 +195,7 @@ async def test_without_capacity_the_next_type_is_taken(
     assert emulator.record.made_twice == []
 
 
-async def test_a_joined_creation_may_fall_back_too(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_a_joined_create_may_fall_back_too(slow: Emulator, slow_tp: TensorPool) -> None:
     slow.capacity["8xB200"] = 0
     await slow_tp.clusters.create("8xB200", name="s-t-0")
     (member,) = (await slow_tp.fleet(fleet_of(1, "8xB200", "8xH200")).up()).members
@@ -204,9 +204,7 @@ async def test_a_joined_creation_may_fall_back_too(slow: Emulator, slow_tp: Tens
     assert member.tried == ("8xH200",)
 
 
-async def test_when_nothing_is_to_be_had_all_that_was_tried_is_told(
-    emulator: Emulator, tp: TensorPool
-) -> None:
+async def test_without_any_capacity_all_tried_types_are_reported(emulator: Emulator, tp: TensorPool) -> None:
     emulator.capacity.update({"8xB200": 0, "8xH200": 0})
     with pytest.raises(FleetIncomplete) as caught:
         await tp.fleet(fleet_of(1, "8xB200", "8xH200")).up()
@@ -218,7 +216,7 @@ async def test_when_nothing_is_to_be_had_all_that_was_tried_is_told(
     assert emulator.record.living == []
 
 
-async def test_too_dear_a_fleet_is_refused_before_anything_is_made(
+async def test_a_fleet_over_its_budget_is_refused_before_any_create(
     emulator: Emulator, tp: TensorPool
 ) -> None:
     session = tp.fleet(fleet_of(4, limit=4 * 2.49 - 0.01))
@@ -230,7 +228,7 @@ async def test_too_dear_a_fleet_is_refused_before_anything_is_made(
     assert plan.hourly_cost_after == pytest.approx(4 * 2.49)
 
 
-async def test_no_fallback_passes_the_ceiling(emulator: Emulator, tp: TensorPool) -> None:
+async def test_no_fallback_exceeds_the_limit(emulator: Emulator, tp: TensorPool) -> None:
     emulator.capacity["8xH200"] = 0
     # 4 x 8xH200 are $111.68, and two of 8xB200 instead make $135.68.
     with pytest.raises(FleetIncomplete) as caught:
@@ -242,7 +240,7 @@ async def test_no_fallback_passes_the_ceiling(emulator: Emulator, tp: TensorPool
     assert sum(emulator.clusters[key].hourly_rate for key in emulator.record.living) <= 124.0
 
 
-async def test_a_cheaper_type_is_taken_where_a_dearer_one_would_pass_the_ceiling(
+async def test_a_cheaper_type_is_requested_where_a_dearer_one_would_exceed_the_limit(
     emulator: Emulator, tp: TensorPool
 ) -> None:
     emulator.capacity["8xH200"] = 0
@@ -250,13 +248,13 @@ async def test_a_cheaper_type_is_taken_where_a_dearer_one_would_pass_the_ceiling
     assert report.members[0].instance_type == "8xH100"
 
 
-async def test_each_price_is_asked_once(emulator: Emulator, tp: TensorPool) -> None:
+async def test_each_price_is_requested_once(emulator: Emulator, tp: TensorPool) -> None:
     groups = [ClusterGroup(name, ["8xB200", "8xH200"], count=5) for name in ("a", "b")]
     await tp.fleet(Fleet("s", [*groups, ClusterGroup("c", "8xH200", num_nodes=2)])).plan()
     assert emulator.record.by_route["GET /cluster/quote"] == 3
 
 
-async def test_an_engine_without_prices_will_do_as_long_as_there_is_no_limit(
+async def test_an_engine_without_prices_is_supported_without_a_limit(
     emulator: Emulator, tp: TensorPool
 ) -> None:
     emulator.faults.add(Fault(FaultKind.NOT_FOUND, path="/cluster/quote", times=None))
@@ -269,7 +267,7 @@ async def test_an_engine_without_prices_will_do_as_long_as_there_is_no_limit(
     assert report.members[0].hourly_rate == 2.49
 
 
-async def test_an_unknown_instance_type_is_refused_before_anything_is_made(
+async def test_an_unknown_instance_type_is_refused_before_any_create(
     emulator: Emulator, tp: TensorPool
 ) -> None:
     fleet = Fleet("s", [ClusterGroup("good", "1xH100"), ClusterGroup("bad", ["1xH100", "9xZ9"])])
@@ -280,7 +278,7 @@ async def test_an_unknown_instance_type_is_refused_before_anything_is_made(
     assert emulator.record.clusters_made == []
 
 
-async def test_an_instance_type_that_only_the_creation_refuses(emulator: Emulator, tp: TensorPool) -> None:
+async def test_an_instance_type_that_only_the_create_refuses(emulator: Emulator, tp: TensorPool) -> None:
     emulator.faults.add(Fault(FaultKind.NOT_FOUND, path="/cluster/quote", times=None))
     fleet = Fleet("s", [ClusterGroup("good", "1xH100"), ClusterGroup("bad", "9xZ9", count=2)])
     with pytest.raises(FleetIncomplete) as caught:
@@ -290,16 +288,14 @@ async def test_an_instance_type_that_only_the_creation_refuses(emulator: Emulato
     assert "unknown instance type '9xZ9'" in str(caught.value.report.members[1].error)
 
 
-async def test_a_wrong_key_is_told_once_and_nothing_is_sent_with_it(emulator: Emulator) -> None:
+async def test_a_wrong_key_is_raised_as_one_error_before_any_create(emulator: Emulator) -> None:
     async with TensorPool("wrong", base_url=emulator.url) as tp:
         with pytest.raises(AuthenticationError):
             await tp.fleet(fleet_of()).up()
     assert emulator.record.by_route["POST /cluster/create"] == 0
 
 
-async def test_a_balance_that_does_not_suffice_is_no_lack_of_capacity(
-    emulator: Emulator, tp: TensorPool
-) -> None:
+async def test_an_insufficient_balance_is_no_lack_of_capacity(emulator: Emulator, tp: TensorPool) -> None:
     emulator.balance = 1.0
     with pytest.raises(FleetIncomplete) as caught:
         await tp.fleet(fleet_of(1, "8xB200", "8xH200")).up()
@@ -307,20 +303,20 @@ async def test_a_balance_that_does_not_suffice_is_no_lack_of_capacity(
     assert caught.value.report.members[0].tried == ("8xB200",)
 
 
-IMPATIENT = RetryPolicy(attempts=2, backoff=0.01, longest_backoff=0.02)
+FEW_ATTEMPTS = RetryPolicy(attempts=2, backoff=0.01, longest_backoff=0.02)
 
 
 @pytest.mark.parametrize("fault", [FaultKind.DROP_AFTER, FaultKind.DROP_BEFORE, FaultKind.CUT_JSON])
-async def test_an_answer_that_was_lost_makes_no_second_cluster(fault: FaultKind, emulator: Emulator) -> None:
+async def test_a_lost_answer_makes_no_second_cluster(fault: FaultKind, emulator: Emulator) -> None:
     emulator.faults.add(Fault(fault, path=CREATE, times=2))
-    async with TensorPool(emulator.key, base_url=emulator.url, retry=IMPATIENT) as tp:
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=FEW_ATTEMPTS) as tp:
         report = await tp.fleet(fleet_of(3)).up()
     assert {member.id for member in report.members} == set(emulator.record.living)
     assert len(emulator.record.clusters_made) == 3
 
 
-async def test_what_may_have_been_made_is_looked_for_by_its_name(emulator: Emulator) -> None:
-    # The answer is lost, and so is the look for what it made: the client says that it does not know.
+async def test_what_a_lost_create_made_is_found_by_its_name(emulator: Emulator) -> None:
+    # The answer is lost and the lookup of the client fails, so the client raises AmbiguousOutcomeError.
     emulator.faults.add(
         Fault(FaultKind.DROP_AFTER, path=CREATE),
         Fault(FaultKind.NOT_FOUND, path="/cluster/info/*"),
@@ -336,17 +332,17 @@ async def test_what_may_have_been_made_is_looked_for_by_its_name(emulator: Emula
 
 async def test_answers_that_are_always_lost_end_in_an_error(emulator: Emulator) -> None:
     emulator.faults.add(Fault(FaultKind.DROP_BEFORE, path=CREATE, times=None))
-    async with TensorPool(emulator.key, base_url=emulator.url, retry=IMPATIENT) as tp:
+    async with TensorPool(emulator.key, base_url=emulator.url, retry=FEW_ATTEMPTS) as tp:
         with pytest.raises(FleetIncomplete) as caught:
             await tp.fleet(fleet_of(1)).up()
     assert isinstance(caught.value.exceptions[0], AmbiguousOutcomeError)
     assert "s-t-0" in str(caught.value.report.members[0].error)
 
 
-async def test_a_name_that_is_refused_and_not_shown_is_asked_for_again(
+async def test_a_name_that_is_in_use_and_not_listed_is_requested_again(
     emulator: Emulator, tp: TensorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.1)
+    monkeypatch.setattr(provisioning, "NAME_CONFLICT_DELAY", 0.1)
     await tp.clusters.create("1xH100", name="s-t-0")
     emulator.faults.add(Fault(FaultKind.LIST_LAG, path="/cluster/list", times=2, seconds=10.0))
     report = await tp.fleet(fleet_of(1)).up()
@@ -354,10 +350,10 @@ async def test_a_name_that_is_refused_and_not_shown_is_asked_for_again(
     assert emulator.record.by_status[409] == 2
 
 
-async def test_a_name_that_is_refused_for_ever_is_given_up(
+async def test_a_name_that_stays_in_use_fails_the_member(
     emulator: Emulator, tp: TensorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.01)
+    monkeypatch.setattr(provisioning, "NAME_CONFLICT_DELAY", 0.01)
     await tp.clusters.create("1xH100", name="s-t-0")
     emulator.faults.add(Fault(FaultKind.LIST_LAG, path="/cluster/list", times=None, seconds=100.0))
     with pytest.raises(FleetIncomplete) as caught:
@@ -365,7 +361,7 @@ async def test_a_name_that_is_refused_for_ever_is_given_up(
     assert isinstance(caught.value.exceptions[0], ConflictError)
 
 
-async def test_a_creation_that_is_refused_for_lack_of_capacity_falls_back_too(
+async def test_a_create_that_is_refused_for_lack_of_capacity_falls_back_too(
     scripted: ScriptedEngine, odd_tp: TensorPool
 ) -> None:
     cluster = {"id": "c-1", "name": "s-t-0", "status": "RUNNING", "instance_type": "8xH200"}
@@ -382,7 +378,7 @@ async def test_a_creation_that_is_refused_for_lack_of_capacity_falls_back_too(
     assert scripted.count("GET /cluster/list") == 1
 
 
-async def test_a_price_that_cannot_be_asked_for_is_told(scripted: ScriptedEngine, odd_tp: TensorPool) -> None:
+async def test_a_failed_request_of_a_price_is_raised(scripted: ScriptedEngine, odd_tp: TensorPool) -> None:
     scripted.answer("GET /cluster/list", {"clusters": []})
     scripted.answer("GET /cluster/quote", {"error": "revoked"}, status=401)
     with pytest.raises(AuthenticationError):
@@ -390,14 +386,14 @@ async def test_a_price_that_cannot_be_asked_for_is_told(scripted: ScriptedEngine
     assert scripted.count("POST /cluster/create") == 0
 
 
-async def test_a_price_that_is_no_number_is_none(scripted: ScriptedEngine, odd_tp: TensorPool) -> None:
+async def test_an_invalid_price_is_no_price(scripted: ScriptedEngine, odd_tp: TensorPool) -> None:
     scripted.answer("GET /cluster/list", {"clusters": []})
     scripted.answer("GET /cluster/quote", {"hourly_rate": -1.0})
     with pytest.raises(BudgetExceeded, match="no price"):
         await odd_tp.fleet(fleet_of(1, limit=100.0)).up()
 
 
-async def test_two_runs_at_once_make_each_member_once(slow: Emulator, slow_tp: TensorPool) -> None:
+async def test_two_runs_at_once_create_each_member_once(slow: Emulator, slow_tp: TensorPool) -> None:
     slow.capacity["8xB200"] = 2
     async with TensorPool(slow.key, base_url=slow.url) as other:
         fleet = fleet_of(6, "8xB200", "8xH200")
@@ -414,14 +410,14 @@ async def test_the_client_makes_the_session(emulator: Emulator, tp: TensorPool) 
     assert session.report is None
 
 
-async def test_events_tell_how_a_member_comes_up(emulator: Emulator, tp: TensorPool) -> None:
+async def test_events_show_the_progress_of_a_member(emulator: Emulator, tp: TensorPool) -> None:
     events: list[FleetMemberChanged] = []
     emulator.capacity["8xB200"] = 0
     await tp.fleet(fleet_of(1, "8xB200", "8xH200")).up(on_event=events.append)
     states = [event.state for event in events]
     assert list(dict.fromkeys(states)) == ["WAITING", "CREATING", "CLEARING", "RUNNING"]
-    said = [attrs.evolve(event, seconds=0.0) for event in events]
-    assert all(before != after for before, after in pairwise(said))
+    distinct = [attrs.evolve(event, seconds=0.0) for event in events]
+    assert all(before != after for before, after in pairwise(distinct))
     clearing = events[states.index("CLEARING")]
     assert "No capacity" in clearing.message
     last = events[-1]
@@ -432,7 +428,7 @@ async def test_events_tell_how_a_member_comes_up(emulator: Emulator, tp: TensorP
     assert seconds == sorted(seconds)
 
 
-async def test_a_listener_that_raises_harms_nothing(
+async def test_a_listener_that_raises_does_not_affect_the_run(
     emulator: Emulator, tp: TensorPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     def listener(_: FleetMemberChanged) -> None:
@@ -450,7 +446,7 @@ async def cancelled(session_up: asyncio.Task[object], after: float) -> None:
         await session_up
 
 
-async def test_cancelling_destroys_nothing_and_knows_what_was_made(
+async def test_cancelling_destroys_nothing_and_reports_what_was_created(
     slow: Emulator, slow_tp: TensorPool
 ) -> None:
     session = slow_tp.fleet(fleet_of(8))
@@ -469,13 +465,13 @@ async def test_cancelling_destroys_nothing_and_knows_what_was_made(
     assert len(slow.record.clusters_made) == 8
 
 
-async def test_cancelling_waits_for_the_answers_to_what_was_sent() -> None:
+async def test_cancelling_waits_for_answers() -> None:
     async with (
         Emulator(provision_seconds=5.0, latency=0.3) as engine,
         TensorPool(engine.key, base_url=engine.url) as tp,
     ):
         session = tp.fleet(fleet_of(8))
-        # The list and the price take 0.3 s each: after 0.75 s the creations are under way, and not yet made.
+        # The list and the price take 0.3 s each: after 0.75 s the creates are in flight, and the clusters not yet created.
         task = asyncio.create_task(session.up())
         while not engine.record.by_route["POST /cluster/create"]:
             await asyncio.sleep(0.01)
@@ -485,7 +481,7 @@ async def test_cancelling_waits_for_the_answers_to_what_was_sent() -> None:
         assert {member.id for member in session.report.existing} == set(engine.record.living)
 
 
-async def test_cancelling_drops_what_waits_for_its_turn() -> None:
+async def test_cancelling_drops_creates_in_the_queue() -> None:
     async with (
         Emulator(provision_seconds=5.0, latency=0.2) as engine,
         TensorPool(engine.key, base_url=engine.url) as tp,
@@ -500,8 +496,8 @@ async def test_cancelling_drops_what_waits_for_its_turn() -> None:
         assert {member.id for member in session.report.existing} == set(engine.record.living)
 
 
-async def test_cancelling_gives_up_on_answers_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorpool_async.fleet.send_queue.GRACE", 0.2)
+async def test_cancelling_waits_a_bounded_time_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tensorpool_async.fleet.created.GRACE", 0.2)
     stall = Fault(FaultKind.STALL, path=CREATE, seconds=20.0)
     async with (
         Emulator(faults=[stall]) as engine,
@@ -515,7 +511,7 @@ async def test_cancelling_gives_up_on_answers_that_do_not_come(monkeypatch: pyte
         assert session.report.existing == ()
 
 
-async def test_a_member_is_found_whatever_else_there_is(emulator: Emulator, tp: TensorPool) -> None:
+async def test_members_are_found_among_other_clusters(emulator: Emulator, tp: TensorPool) -> None:
     names = ("other-t-0", "s-t-00", "s-t", "s-t-0-0")
     others: list[Cluster] = [await tp.clusters.create("1xL40S", name=name).result() for name in names]
     report = await tp.fleet(fleet_of(1)).up()

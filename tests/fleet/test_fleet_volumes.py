@@ -1,4 +1,4 @@
-"""The volumes of a fleet: planned, made, attached, and destroyed with it."""
+"""The volumes of a fleet: planned, created, attached, and destroyed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from tensorpool_async import BudgetExceeded, FleetError, PollPolicy, TensorPool
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.fleet import ClusterGroup, Fleet, VolumeGroup
-from tensorpool_async.fleet.plan import Action
-from tensorpool_async.fleet.volumes import plan_volumes
+from tensorpool_async.fleet.plan import Action, plan_volumes
 from tensorpool_async.models import StorageStatus, StorageVolume
 
 
@@ -38,7 +37,7 @@ async def client(engine: Emulator) -> AsyncGenerator[TensorPool]:
         yield tp
 
 
-async def test_volumes_are_made_and_attached_and_go_with_the_fleet(
+async def test_volumes_are_created_and_attached_and_destroyed_with_the_fleet(
     client: TensorPool, engine: Emulator
 ) -> None:
     plan = await client.fleet(FLEET).plan()
@@ -53,8 +52,8 @@ async def test_volumes_are_made_and_attached_and_go_with_the_fleet(
     assert len(data.attached_clusters) == 2
     status = await client.fleet(FLEET).status()
     assert [member.state for member in status.members] == ["RUNNING", "RUNNING", "READY", "READY"]
-    gone = await client.fleet(FLEET).down()
-    assert {member.state for member in gone.members} == {"DESTROYED"}
+    down = await client.fleet(FLEET).down()
+    assert {member.state for member in down.members} == {"DESTROYED"}
     assert (engine.record.living, engine.record.living_volumes) == ([], [])
     absent = await client.fleet(FLEET).status()
     assert [member.state for member in absent.members] == ["ABSENT"] * 4
@@ -71,9 +70,7 @@ async def test_up_can_be_run_again(client: TensorPool, engine: Emulator) -> None
     )
 
 
-async def test_a_volume_that_fails_does_not_take_the_clusters_along(
-    client: TensorPool, engine: Emulator
-) -> None:
+async def test_a_failed_volume_does_not_affect_the_clusters(client: TensorPool, engine: Emulator) -> None:
     engine.faults.add(Fault(FaultKind.FAILED, path="/storage/create", times=1))
     with pytest.raises(FleetError) as caught:
         await client.fleet(Fleet("s", [TRAINERS], [DATA])).up()
@@ -82,7 +79,7 @@ async def test_a_volume_that_fails_does_not_take_the_clusters_along(
     assert len(engine.record.living) == 2
 
 
-async def test_a_protected_volume_stays_and_is_told(client: TensorPool, engine: Emulator) -> None:
+async def test_a_protected_volume_is_left_and_reported(client: TensorPool, engine: Emulator) -> None:
     fleet = Fleet("s", [TRAINERS], [VolumeGroup("data", 500, deletion_protection=True)])
     await client.fleet(fleet).up()
     with pytest.raises(FleetError):
@@ -116,22 +113,22 @@ READY = StorageVolume(id="s-1", name="s-data", size_gb=500, status=StorageStatus
         ([StorageVolume(id="s-1", name="t-data")], Action.CREATE, ""),
     ],
 )
-def test_what_a_volume_needs(found: list[StorageVolume], action: Action, problem: str) -> None:
-    (step,) = plan_volumes(Fleet("s", [TRAINERS], [DATA]), found, {500: 0.25})
-    assert step.action is action
-    assert problem in step.problem
-    assert step.hourly_rate == (0.5 if found and found[0] is READY else 0.25)
+def test_the_action_for_a_volume(found: list[StorageVolume], action: Action, problem: str) -> None:
+    (planned,) = plan_volumes(Fleet("s", [TRAINERS], [DATA]), found, {500: 0.25})
+    assert planned.action is action
+    assert problem in planned.problem
+    assert planned.hourly_rate == (0.5 if found and found[0] is READY else 0.25)
 
 
 async def test_a_volume_that_differs_is_left_alone(client: TensorPool, engine: Emulator) -> None:
-    theirs = await client.storage.create(7, name="s-data").result()
+    foreign = await client.storage.create(7, name="s-data").result()
     with pytest.raises(FleetError) as caught:
         await client.fleet(Fleet("s", [TRAINERS], [DATA])).up()
     assert "left alone" in str(caught.value.exceptions[0])
-    assert engine.record.living_volumes == [theirs.id]
+    assert engine.record.living_volumes == [foreign.id]
 
 
-async def test_a_volume_on_its_way_is_joined(client: TensorPool, engine: Emulator) -> None:
+async def test_a_volume_that_is_being_created_is_joined(client: TensorPool, engine: Emulator) -> None:
     await client.storage.create(500, name="s-data")
     report = await client.fleet(Fleet("s", [TRAINERS], [DATA])).up()
     assert [member.state for member in report.members] == ["RUNNING"] * 3

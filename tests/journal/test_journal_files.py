@@ -267,7 +267,7 @@ async def main():
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await journal.intend(intent("after"))
     entries = await journal.entries(ended=True)
-    print(len(entries) - 2 == written, entries[0].outcome, entries[0].ticket == TICKET, entries[-1].intent.name)
+    print(len(entries) - 2 == written, entries[0].outcome, entries[0].ref == TICKET, entries[-1].intent.name)
     await journal.aclose()
 asyncio.run(main())
 """

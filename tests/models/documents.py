@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tensorpool_async import models
 from tensorpool_async.models.cluster import Instance
 from tensorpool_async.models.enums import OpenEnum
-from tensorpool_async.models.structure import wire_names_of
+from tensorpool_async.models.wire_names import wire_names_of
 
 
 def _is_model(kind: Any) -> bool:

@@ -24,7 +24,7 @@ from tensorpool_async.models import (
     structure,
     unstructure,
 )
-from tensorpool_async.models.structure import wire_names_of
+from tensorpool_async.models.wire_names import wire_names_of
 from tests.models.documents import (
     MODELS,
     documents,

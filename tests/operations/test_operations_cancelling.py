@@ -60,7 +60,9 @@ async def test_every_suspension_is_walked_once() -> None:
 
 async def test_what_is_left_is_told_with_the_place() -> None:
     rental = Rental()
-    with pytest.raises(AssertionError, match=r"suspension 1, at .*test_cancelling.py:\d+ careless") as caught:
+    with pytest.raises(
+        AssertionError, match=r"suspension 1, at .*test_operations_cancelling.py:\d+ careless"
+    ) as caught:
         await walk(rental.careless, rental.check)
     assert "1 still taken" in str(caught.value)
     rental.taken = 0

@@ -1,4 +1,4 @@
-"""`explain()`: an operation's story, and the note of its errors."""
+"""`explain()`: an operation's summary, and the note of its errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import re
 from contextvars import Context, copy_context
+from functools import partial
 
 import pytest
 
@@ -25,7 +26,7 @@ from tensorpool_async import (
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import Event, OperationAccepted
 from tensorpool_async.protocol.operation import OperationMachine
-from tensorpool_async.protocol.send_stats import SendStats
+from tensorpool_async.protocol.send_context import SendContext
 from tensorpool_async.protocol.summary import PollCounters, summarize
 from tensorpool_async.protocol.tokens import OperationRef
 from tests.support.echoing import KEY, echo_the_key
@@ -36,7 +37,7 @@ def notes_of(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
-async def test_an_operation_that_goes_well_has_a_short_story(tp: TensorPool) -> None:
+async def test_an_operation_that_goes_well_has_a_short_summary(tp: TensorPool) -> None:
     operation = await tp.clusters.create("1xH100")
     first, followed, standing = operation.explain().splitlines()
     assert first == f"CLUSTER_CLAIM of {operation.resource_id} (request {operation.request_id})"
@@ -51,12 +52,11 @@ async def test_an_operation_that_goes_well_has_a_short_story(tp: TensorPool) -> 
     assert operation.explain().splitlines()[1] == seconds, "after its end, no time goes by"
 
 
-async def test_the_story_tells_of_a_wait_for_a_slot(emulator: Emulator) -> None:
+async def test_the_summary_names_a_wait_for_a_slot(emulator: Emulator) -> None:
     limiter = RateLimiter(max_in_flight=1)
     async with TensorPool(emulator.key, base_url=emulator.url, limiter=limiter) as tp:
         granted_at = await limiter.acquire()
-        creation = tp.clusters.create("1xH100")
-        submitting = asyncio.ensure_future(creation)
+        submitting = asyncio.create_task(tp.clusters.create("1xH100"))
         await asyncio.sleep(0.25)
         limiter.release(granted_at)
         with pytest.raises(OperationTimeout) as caught:
@@ -66,7 +66,7 @@ async def test_the_story_tells_of_a_wait_for_a_slot(emulator: Emulator) -> None:
     assert 0.2 <= float(waited.removeprefix("waited ").removesuffix(" s for its turn")) < 2.0
 
 
-async def test_the_story_tells_of_429s_and_of_polls_without_an_answer(emulator: Emulator) -> None:
+async def test_the_summary_names_429s_and_of_polls_without_an_answer(emulator: Emulator) -> None:
     emulator.faults.add(Fault(FaultKind.RATE_LIMITED, path="/cluster/create", times=2, seconds=0.15))
     emulator.faults.add(Fault(FaultKind.RATE_LIMITED, path="/request/info/*", seconds=0.1))
     emulator.faults.add(Fault(FaultKind.DROP_BEFORE, path="/request/info/*", times=2))
@@ -75,14 +75,14 @@ async def test_the_story_tells_of_429s_and_of_polls_without_an_answer(emulator: 
     async with TensorPool(emulator.key, base_url=emulator.url, polling=polling) as tp:
         operation = await tp.clusters.create("1xH100")
         await operation
-        story = operation.explain()
-    assert "rate-limited twice, 0." in story
-    assert "sent 3 times" in story
-    assert "polls rate-limited once" in story
-    assert "polls without an answer: 3" in story
+        summary = operation.explain()
+    assert "rate-limited twice, 0." in summary
+    assert "sent 3 times" in summary
+    assert "polls rate-limited once" in summary
+    assert "polls without an answer: 3" in summary
 
 
-async def test_the_story_counts_how_often_the_engine_began_again(
+async def test_the_summary_counts_how_often_the_engine_began_again(
     scripted: ScriptedEngine, odd_tp: TensorPool
 ) -> None:
     scripted.answer("POST /cluster/create", {"cluster_id": "c-1", "request_id": "r-1"}, status=202)
@@ -102,13 +102,13 @@ async def test_a_retry_after_a_lost_connection_is_no_429(emulator: Emulator) -> 
         cluster = await tp.clusters.create("1xH100").result()
         operation = await tp.clusters.destroy(cluster)
         await operation
-    story = operation.explain()
-    assert "sent twice" in story
-    assert "rate-limited" not in story
-    assert "for its turn" not in story, "a backoff is no wait for a slot"
+    summary = operation.explain()
+    assert "sent twice" in summary
+    assert "rate-limited" not in summary
+    assert "for its turn" not in summary, "a backoff is no wait for a slot"
 
 
-async def test_a_failure_has_the_story_as_a_note_once(emulator: Emulator, tp: TensorPool) -> None:
+async def test_a_failure_has_the_summary_as_a_note_once(emulator: Emulator, tp: TensorPool) -> None:
     emulator.faults.add(Fault(FaultKind.FAILED, path="/cluster/create"))
     operation = await tp.clusters.create("1xH100")
     for _ in range(3):
@@ -153,7 +153,7 @@ async def test_a_closed_client_gives_it_up() -> None:
     assert standing.startswith("given up: the client was closed")
 
 
-async def test_what_is_sent_later_is_no_part_of_the_story(emulator: Emulator) -> None:
+async def test_what_is_sent_later_is_no_part_of_the_summary(emulator: Emulator) -> None:
     contexts: list[Context] = []
 
     def keep_the_context(event: Event) -> None:
@@ -164,11 +164,11 @@ async def test_what_is_sent_later_is_no_part_of_the_story(emulator: Emulator) ->
     async with TensorPool(emulator.key, base_url=emulator.url, on_event=keep_the_context) as tp:
         operation = await tp.clusters.create("1xH100")
         await operation
-        story = operation.explain()
-        assert "sent twice" in story
+        summary = operation.explain()
+        assert "sent twice" in summary
         with pytest.raises(NotFound):
             await asyncio.create_task(tp.jobs.delete("j-none"), context=contexts[0])
-    assert operation.explain() == story
+    assert operation.explain() == summary
 
 
 def test_an_operation_that_nobody_follows_tells_what_is_known() -> None:
@@ -178,14 +178,14 @@ def test_an_operation_that_nobody_follows_tells_what_is_known() -> None:
     )
 
 
-async def test_the_story_can_be_read_when_no_loop_runs_any_more(emulator: Emulator) -> None:
+async def test_the_summary_can_be_read_when_no_loop_runs_any_more(emulator: Emulator) -> None:
     async with TensorPool(emulator.key, base_url=emulator.url) as tp:
         operation = await tp.clusters.create("1xH100")
-        story = await asyncio.to_thread(operation.explain)
-    assert "PENDING" in story
+        summary = await asyncio.to_thread(operation.explain)
+    assert "PENDING" in summary
 
 
-async def test_the_story_does_not_hold_the_key(scripted: ScriptedEngine) -> None:
+async def test_the_summary_does_not_hold_the_key(scripted: ScriptedEngine) -> None:
     echo_the_key(scripted)
     polling = PollPolicy(default=0.01, initial=0.01)
     async with TensorPool(KEY, base_url=scripted.url, polling=polling) as tp:
@@ -223,30 +223,22 @@ async def test_the_time_of_looking_for_a_lost_create_is_no_wait_for_its_turn(emu
         assert "for its turn" not in operation.explain()
 
 
-class Told:
-    """The times of an operation, as a test sets them."""
-
-    began: float | None = 10.0
-    next_at = 25.0
-    counters: PollCounters | None = None
-
-
-def test_the_lines_of_a_story() -> None:
+def test_the_lines_of_a_summary() -> None:
     machine = OperationMachine(OperationRef(None, request_ids=("r-1",)), PollPolicy())
     machine.info = RequestInfo(
         "r-1", OperationKind.CLUSTER_CLAIM, RequestStatus.RETRYING, external_message="hm"
     )
-    times = Told()
-    stats = SendStats(0.0)
-    stats.record_send(2.0, 0.0)
-    stats.record_requeue(2.5, asked_to_wait=True)
-    stats.record_send(5.5, 0.0)
-    times.counters = PollCounters(stats)
-    times.counters.retrying = 2
-    assert summarize(machine, times, 20.0) == (
+    context = SendContext(0.0)
+    context.record_send(2.0, 0.0)
+    context.record_requeue(2.5, asked_to_wait=True)
+    context.record_send(5.5, 0.0)
+    counters = PollCounters(context)
+    counters.retrying = 2
+    summary = partial(summarize, machine, counters, began=10.0, next_at=25.0)
+    assert summary(now=20.0) == (
         "an operation of a resource that is not known yet (request r-1)\n"
         "waited 2.0 s for its turn; rate-limited once, 3.0 s in all; sent twice\n"
         "followed for 10.0 s, not polled yet; RETRYING twice\n"
         "RETRYING: hm; next poll in 5.0 s"
     )
-    assert summarize(machine, times, 26.0).endswith("RETRYING: hm; a poll is due")
+    assert summary(now=26.0).endswith("RETRYING: hm; a poll is due")

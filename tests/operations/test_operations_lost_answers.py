@@ -177,6 +177,7 @@ async def test_a_refusal_after_a_lost_answer_is_ambiguous(
 ) -> None:
     scripted.handle("POST /cluster/create", drop)
     scripted.answer("POST /cluster/create", {"message": "too little"}, status=402)
+    scripted.answer("GET /cluster/list", {"clusters": []})
     with pytest.raises(AmbiguousOutcomeError) as caught:
         await odd_tp.clusters.create("8xH100", name="mine")
     assert isinstance(caught.value.__cause__, InsufficientBalance)

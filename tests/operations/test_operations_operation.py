@@ -599,7 +599,7 @@ async def test_a_bug_in_the_poller_reaches_who_waits(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("tensorpool_async.operations.operation.Progress.receive", broken)
+    monkeypatch.setattr("tensorpool_async.operations.operation.Operation.receive", broken)
     with pytest.raises(OperationError, match="ZeroDivisionError"):
         await op
 

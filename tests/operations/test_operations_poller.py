@@ -144,7 +144,7 @@ async def test_who_is_due_sooner_is_polled_sooner_whenever_it_came(scripted: Scr
     engine = Engine(scripted, retry_after="60")
     async with TensorPool("k", base_url=scripted.url) as tp:
         late, soon = engine.knows(2)
-        operations = [tp._submitter.resume(ref_of(one)) for one in (late, soon)]  # pyright: ignore[reportPrivateUsage] - only a 202 sets the first delay
+        operations = [tp._executor.resume(ref_of(one)) for one in (late, soon)]  # pyright: ignore[reportPrivateUsage] - only a 202 sets the first delay
         operations[0].start(0.2)
         operations[1].start(0.05)
         await polls_of(engine, 2)

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 
 from tensorpool_async import AmbiguousOutcomeError, FleetError, TensorPool, TensorPoolError
 from tensorpool_async.emulator import Cluster, Emulator, Fault, FaultKind
-from tensorpool_async.fleet import ClusterGroup, Fleet, provisioning, rollback
+from tensorpool_async.fleet import ClusterGroup, Fleet, provisioning, teardown
 from tensorpool_async.journal import EntryState
 from tensorpool_async.resources import deletion
 from tests.proof import processes
@@ -400,9 +400,9 @@ async def _together(tp: TensorPool, actions: Sequence[Action]) -> None:
 @pytest.mark.timeout(60 + 5 * EXAMPLES)
 def test_every_living_cluster_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "CONFLICT_DELAY", 0.02)
-    monkeypatch.setattr(provisioning, "SETBACK_DELAY", 0.02)
-    monkeypatch.setattr(rollback, "LOOK_DELAY", 0.02)
-    monkeypatch.setattr(rollback, "RETRY_DELAY", 0.02)
+    monkeypatch.setattr(provisioning, "NAME_CONFLICT_DELAY", 0.02)
+    monkeypatch.setattr(teardown, "LOOKUP_DELAY", 0.02)
+    monkeypatch.setattr(deletion, "RETRY_DELAY", 0.02)
     tell(f"TENSORPOOL_PROOF_SEED={SEED}")
     with processes.listening(monkeypatch) as killer:
 

@@ -28,7 +28,7 @@ def paced(times: list[float], max_per_second: float | None = None) -> AdaptiveRa
     """Return a pace with requests that went at these times, and got through."""
     pace = AdaptiveRate(max_per_second)
     for now in times:
-        pace.take(now)
+        pace.record_send(now)
         pace.passed(now, waited=False)
     return pace
 
@@ -54,7 +54,7 @@ class Bucket:
             self.now = max(self.now + 0.0005, self.pace.ready_at)
             if self.now >= until:
                 return
-            self.pace.take(self.now)
+            self.pace.record_send(self.now)
             self._tokens = min(self.burst, self._tokens + (self.now - self._filled_at) * self.rate)
             self._filled_at = self.now
             if self._tokens >= 1.0:
@@ -84,7 +84,7 @@ def test_a_limit_spaces_requests_evenly() -> None:
     first = pace.ready_at
     assert first == pytest.approx(100.1 - SLACK)
     assert pace.bound_at(100.0) == "pace"
-    pace.take(first)
+    pace.record_send(first)
     assert pace.ready_at == pytest.approx(first + 0.1)
 
 
@@ -113,7 +113,7 @@ def test_a_429_pauses_everybody_until_then() -> None:
 def test_after_a_pause_requests_are_staggered_whatever_the_burst_was() -> None:
     pace = paced([0.9] * 100)
     pace.throttled(1.0, 0.9, 5.0)
-    pace.take(6.0)
+    pace.record_send(6.0)
     assert pace.ready_at == pytest.approx(6.0 + 1 / rate_of(pace))
 
 
@@ -130,7 +130,7 @@ def test_what_got_through_with_a_burst_counts_although_it_is_answered_late() -> 
     pace.throttled(0.1, 0.0, 1.0)
     for _ in range(30):
         pace.passed(0.0, waited=False)
-    pace.take(1.1)
+    pace.record_send(1.1)
     assert rate_of(pace) == pytest.approx(40 * DECREASE)
     for _ in range(10):
         pace.passed(0.05, waited=False)
@@ -145,7 +145,7 @@ def test_a_handful_of_requests_does_not_crawl_after_a_429() -> None:
     now = 1.2
     for _ in range(20):
         now = max(now, pace.ready_at)
-        pace.take(now)
+        pace.record_send(now)
         pace.passed(now, waited=True)
     assert now - 1.2 < 2.5
 
@@ -153,7 +153,7 @@ def test_a_handful_of_requests_does_not_crawl_after_a_429() -> None:
 def test_the_pace_never_falls_below_the_slowest() -> None:
     pace = AdaptiveRate()
     for now in range(100):
-        pace.take(float(now))
+        pace.record_send(float(now))
         pace.throttled(float(now), float(now), 0.0)
     assert pace.rate == SLOWEST
 
@@ -208,7 +208,7 @@ def test_a_429_while_a_rate_is_held_never_raises_it() -> None:
     bucket = Bucket(50.0, 10.0)
     bucket.run(6.0)
     before = rate_of(bucket.pace)
-    bucket.pace.take(6.0)
+    bucket.pace.record_send(6.0)
     bucket.pace.throttled(6.0, 6.0, 1.0)
     assert DECREASE * before <= rate_of(bucket.pace) <= before
 
@@ -216,10 +216,10 @@ def test_a_429_while_a_rate_is_held_never_raises_it() -> None:
 def test_a_429_that_shows_nothing_lowers_the_rate_by_a_share() -> None:
     bucket = Bucket(50.0, 10.0)
     bucket.run(6.0)
-    bucket.pace.take(6.0)
+    bucket.pace.record_send(6.0)
     bucket.pace.throttled(6.0, 6.0, 1.0)
     before = rate_of(bucket.pace)
-    bucket.pace.take(7.0)
+    bucket.pace.record_send(7.0)
     bucket.pace.throttled(7.0, 7.0, 1.0)
     assert rate_of(bucket.pace) == pytest.approx(before * DECREASE)
 
@@ -229,9 +229,9 @@ def test_a_quotas_end_pauses_and_leaves_the_pace() -> None:
     pace.throttled(0.1, 0.05, 60.0)
     assert pace.rate is None
     assert pace.bound_at(1.0) == "quota"
-    pace.take(60.1)
+    pace.record_send(60.1)
     assert pace.ready_at == pytest.approx(60.1 + 1 / START), "everybody starts again one after the other"
-    pace.take(70.0)
+    pace.record_send(70.0)
     assert pace.ready_at <= 70.0
 
 
@@ -245,9 +245,9 @@ def test_the_engines_word_bounds_the_pace_for_a_while() -> None:
     pace = paced([0.0])
     pace.apply_headers(0.0, Limits(limit=10.0, window=1.0), 0)
     assert pace.rate == 10.0
-    pace.take(1.0)
+    pace.record_send(1.0)
     assert pace.ready_at == pytest.approx(1.1 - SLACK)
-    pace.take(LONG_HOLD)
+    pace.record_send(LONG_HOLD)
     assert pace.rate is None
 
 
@@ -263,15 +263,15 @@ def test_nothing_left_means_nothing_until_the_reset() -> None:
 def test_what_is_under_way_is_taken_from_what_is_left() -> None:
     pace = paced([0.0])
     pace.apply_headers(0.0, Limits(remaining=7.0, reset=3.0), 5)
-    pace.take(0.0)
+    pace.record_send(0.0)
     assert pace.ready_at <= 0.0
-    pace.take(0.0)
+    pace.record_send(0.0)
     assert pace.ready_at == 3.0
     assert pace.bound_at(1.0) == "quota"
     pace.nothing_under_way()
     assert pace.ready_at <= 0.0
     pace.nothing_under_way()
-    pace.take(3.0)
+    pace.record_send(3.0)
     assert pace.ready_at <= 3.0, "the word holds until the reset, and no longer"
 
 
@@ -320,7 +320,7 @@ def test_no_window_holds_more_than_the_callers_limit_and_its_slack(
     now, times = 0.0, list[float]()
     for index, gap in enumerate(gaps):  # somebody always wants to go, and comes `gap` later than allowed
         now = max(now, pace.ready_at if times else 0.0) + gap
-        pace.take(now)
+        pace.record_send(now)
         times.append(now)
         if index in refused:
             pace.throttled(now, now, 0.1)

@@ -8,41 +8,48 @@ import pytest
 
 from tensorpool_async.errors import DecodeError
 from tensorpool_async.models import Cluster, Quote
-from tensorpool_async.protocol.decoders import as_list, as_model, as_nothing, as_text, delete_request
-from tensorpool_async.protocol.requests import Lane
+from tensorpool_async.models.enums import OperationKind
+from tensorpool_async.protocol.decoders import as_accepted, as_list, as_model, as_nothing, as_text
 from tensorpool_async.protocol.responses import Answer
+from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
 
 
 def test_a_model_is_the_whole_answer() -> None:
-    assert as_model(Quote, "/x")(Answer(200, {"hourly_rate": 2})) == Quote(2.0)
+    assert as_model(Quote)(Answer(200, {"hourly_rate": 2}, path="/x")) == Quote(2.0)
     with pytest.raises(DecodeError, match=r"hourly_rate \(/x\)"):
-        as_model(Quote, "/x")(Answer(200, {}))
+        as_model(Quote)(Answer(200, {}, path="/x"))
 
 
 def test_a_list_is_found_in_the_answer() -> None:
-    decode = as_list("clusters", Cluster, "/x")
+    decode = as_list("clusters", Cluster)
     assert decode(Answer(200, {"clusters": [{"id": "c-1"}]})) == [Cluster("c-1")]
     with pytest.raises(DecodeError, match=r"no list 'clusters' \(/x\)"):
-        decode(Answer(200, {}))
+        decode(Answer(200, {}, path="/x"))
 
 
 def test_a_text_is_taken_from_its_field() -> None:
-    assert as_text("command", "/x")(Answer(200, {"command": "ssh host"})) == "ssh host"
+    assert as_text("command")(Answer(200, {"command": "ssh host"}, path="/x")) == "ssh host"
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"command": ""}, {"command": None}, {"command": 5}])
 def test_a_text_that_is_not_there_is_an_error(body: Any) -> None:
     with pytest.raises(DecodeError, match=r"names no command \(/x\)"):
-        as_text("command", "/x")(Answer(200, body))
+        as_text("command")(Answer(200, body, path="/x"))
 
 
 def test_nothing_is_read_of_an_answer_that_only_says_yes() -> None:
     as_nothing(Answer(204, None))
 
 
-def test_a_deletion_is_a_change_that_has_succeeded_where_nothing_is_left() -> None:
-    request = delete_request("/job/delete/j-1")
-    assert (request.method, request.path, request.lane) == ("DELETE", "/job/delete/j-1", Lane.CHANGE)
-    assert request.on_already_deleted is not None
-    request.on_already_deleted()
-    request.decode(Answer(200, {"message": "deleted"}))
+def test_a_202_names_the_resource_and_at_most_one_request() -> None:
+    decode = as_accepted(OperationKind.CLUSTER_CLAIM, id_field="cluster_id")
+    ref = decode(Answer(202, {"cluster_id": "c-1", "request_id": "r-1"}, 2.0))
+    assert ref == AcceptedOperation(OperationRef(OperationKind.CLUSTER_CLAIM, "c-1", ("r-1",)), 2.0)
+    assert decode(Answer(202, {"cluster_id": "c-1", "request_id": None})).ref.request_ids == ()
+    with pytest.raises(DecodeError, match=r"names no cluster_id \(/x\)"):
+        decode(Answer(202, {"request_id": "r-1"}, path="/x"))
+
+
+def test_a_deletion_that_finds_nothing_is_read_as_one_without_a_request() -> None:
+    decode = as_accepted(OperationKind.CLUSTER_RELEASE, "c-1")
+    assert decode(Answer(404, None)).ref == OperationRef(OperationKind.CLUSTER_RELEASE, "c-1")

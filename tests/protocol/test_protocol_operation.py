@@ -31,7 +31,6 @@ from tensorpool_async.protocol.operation import (
     Phase,
 )
 from tensorpool_async.protocol.polling import PollPolicy
-from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.protocol.responses import Response
 from tensorpool_async.protocol.tokens import OperationRef
 
@@ -303,13 +302,13 @@ def test_something_else_is_asked_at_once() -> None:
 # What it asks, and what it knows.
 
 
-def test_every_question_is_a_poll_with_quoted_ids() -> None:
+def test_every_poll_has_quoted_ids() -> None:
     machine = OperationMachine(OperationRef(CLAIM, "c/1", ("r/1",)), PollPolicy())
     request = machine.next_request()
-    assert (request.method, request.path, request.lane) == ("GET", "/request/info/r%2F1", Lane.POLL)
+    assert (request.method, request.path) == ("GET", "/request/info/r%2F1")
     machine.receive(request_is("COMPLETED"), 0.0)
     request = machine.next_request()
-    assert (request.method, request.path, request.lane) == ("GET", "/cluster/info/c%2F1", Lane.POLL)
+    assert (request.method, request.path) == ("GET", "/cluster/info/c%2F1")
 
 
 def test_with_a_request_id_alone_the_engine_tells_the_rest() -> None:
@@ -438,7 +437,7 @@ def test_any_answers_lead_along_the_table(ref: OperationRef, answers: list[Respo
         if delay is None:
             break
         assert machine.error is None
-        assert machine.next_request().lane is Lane.POLL
+        assert not machine.next_request().changes_something
         if machine.phase is before and answer.status != 200:
             assert delay >= (answer.retry_after or 0.0)
     if isinstance(machine.error, OperationFailed):

@@ -17,7 +17,6 @@ from tensorpool_async.protocol.operation_specs import (
     Outcome,
     status_text,
 )
-from tensorpool_async.protocol.requests import Lane
 from tensorpool_async.protocol.responses import Answer
 
 
@@ -146,9 +145,12 @@ def test_what_is_judged_by_what_is_expected_cannot_be_watched_without_it() -> No
 
 
 def test_reading_a_cluster() -> None:
-    request = CLUSTER.read("a/b", lane=Lane.POLL)
-    assert (request.method, request.path, request.lane) == ("GET", "/cluster/info/a%2Fb", Lane.POLL)
-    assert CLUSTER.read("c-1").lane is Lane.READ
+    request = CLUSTER.read("a/b")
+    assert (request.method, request.path, request.route) == (
+        "GET",
+        "/cluster/info/a%2Fb",
+        "/cluster/info/{id}",
+    )
     answer = Answer(200, {"cluster_info": {"status": "running"}})
     assert request.decode(answer) == Cluster("a/b", status=ClusterStatus.RUNNING)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -13,37 +16,34 @@ from tensorpool_async.protocol.responses import Answer
 
 
 @pytest.mark.parametrize(
-    ("segments", "path"),
+    ("key", "path"),
     [
-        (("cluster", "info", "c-1"), "/cluster/info/c-1"),
-        (("cluster", "a/../b"), "/cluster/a%2F..%2Fb"),
-        (("cluster", "a?b#c"), "/cluster/a%3Fb%23c"),
-        (("cluster", "%2e%2e"), "/cluster/%252e%252e"),
-        (("cluster", "größe 1"), "/cluster/gr%C3%B6%C3%9Fe%201"),
-        (("cluster", "..."), "/cluster/..."),
+        ("c-1", "/cluster/info/c-1"),
+        ("a/../b", "/cluster/info/a%2F..%2Fb"),
+        ("a?b#c", "/cluster/info/a%3Fb%23c"),
+        ("%2e%2e", "/cluster/info/%252e%252e"),
+        ("größe 1", "/cluster/info/gr%C3%B6%C3%9Fe%201"),
+        ("...", "/cluster/info/..."),
+        ("{id}", "/cluster/info/%7Bid%7D"),
     ],
 )
-def test_a_segment_stays_one_segment(segments: tuple[str, ...], path: str) -> None:
-    assert path_of(*segments) == path
+def test_a_key_stays_one_segment(key: str, path: str) -> None:
+    assert path_of("/cluster/info/{id}", key) == path
 
 
-@pytest.mark.parametrize("segment", ["", ".", ".."])
-def test_a_segment_that_leads_elsewhere_is_refused(segment: str) -> None:
+@pytest.mark.parametrize("key", ["", ".", ".."])
+def test_a_key_that_leads_elsewhere_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="cannot be part of a path"):
-        path_of("cluster", segment)
+        path_of("/cluster/{id}", key)
 
 
-@given(
-    st.lists(
-        st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda s: s not in {".", ".."}),
-        min_size=1,
-    )
-)
-def test_a_path_is_ascii_and_gives_its_segments_back(segments: list[str]) -> None:
-    path = path_of(*segments)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda s: s not in {".", ".."}))
+def test_a_path_is_ascii_and_gives_its_key_back(key: str) -> None:
+    path = path_of("/ssh/{id}", key)
     assert path.isascii()
     assert not set(path) & set("?#\\ \n")
-    assert [unquote(part) for part in path.removeprefix("/").split("/")] == segments
+    assert unquote(path.removeprefix("/ssh/")) == key
+    assert path.count("/") == 2
 
 
 def test_a_query_holds_what_is_given_and_writes_truth_in_lower_case() -> None:
@@ -62,11 +62,24 @@ def test_lanes_are_in_the_order_in_which_they_go() -> None:
 
 def test_a_request_is_a_read_that_gives_the_body_unless_it_says_otherwise() -> None:
     request = Request[object]("GET", "/cluster/list")
-    assert request.lane is Lane.READ
+    assert request.path == "/cluster/list"
+    assert not request.changes_something
     assert request.decode(Answer(200, {"a": 1})) == {"a": 1}
-    assert (dict(request.query), request.json, request.name, request.on_already_deleted) == (
-        {},
-        None,
-        None,
-        None,
-    )
+    assert (dict(request.query), request.json, request.name, request.key) == ({}, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "safe", "changes"), [("POST", False, True), ("POST", True, False), ("DELETE", False, True)]
+)
+def test_a_request_changes_something_unless_it_is_a_get_or_says_that_it_does_not(
+    method: str, safe: bool, changes: bool
+) -> None:
+    assert Request[object](method, "/health", safe=safe).changes_something is changes
+
+
+def test_every_route_of_the_engine_can_be_filled() -> None:
+    schema = json.loads((Path(__file__).parent.parent / "openapi.json").read_text())
+    for documented in schema["paths"]:
+        route = re.sub(r"\{[^}]*\}", "{id}", documented)
+        key = "an-id" if "{id}" in route else None
+        assert path_of(route, key) == route.replace("{id}", "an-id")

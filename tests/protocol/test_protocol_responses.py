@@ -154,13 +154,13 @@ def test_success_is_decoded(status: int) -> None:
     answer = answer_of(
         Response(status, {"Retry-After": "2"}, b'{"a": [1]}'), method="GET", path="/cluster/list"
     )
-    assert answer == Answer(status, {"a": [1]}, 2.0)
+    assert answer == Answer(status, {"a": [1]}, 2.0, "/cluster/list")
 
 
 @pytest.mark.parametrize("body", [b"", b"  \r\n"])
 def test_success_without_a_body_is_an_answer(body: bytes) -> None:
     answer = answer_of(Response(204, {}, body), method="DELETE", path="/x")
-    assert answer == Answer(204, None, None)
+    assert answer == Answer(204, None, None, "/x")
     assert answer.message == ""
 
 

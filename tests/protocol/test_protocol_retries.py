@@ -34,10 +34,10 @@ def refused(status: int, retry_after: str | None = None) -> TensorPoolError:
 
 
 METHODS = ("GET", "HEAD", "PUT", "DELETE", "POST", "PATCH")
-AGAIN, PAUSE, RECONCILE, RAISE = (
+AGAIN, PAUSE, RESOLVE, RAISE = (
     RetryDecision.AGAIN,
     RetryDecision.AFTER_PAUSE,
-    RetryDecision.RECONCILE,
+    RetryDecision.RESOLVE,
     RetryDecision.RAISE,
 )
 
@@ -45,12 +45,12 @@ ROWS: list[tuple[str, TensorPoolError, RetryDecision, RetryDecision]] = [
     # what failed                             GET, DELETE  POST, PATCH
     ("refused, or DNS", ConnectionFailed("no connection", sent=False), AGAIN, AGAIN),
     ("connect timeout", RequestTimeout("not made in time", sent=False), AGAIN, AGAIN),
-    ("sent, connection lost", ConnectionFailed("lost"), AGAIN, RECONCILE),
-    ("sent, no answer in time", RequestTimeout("no answer"), AGAIN, RECONCILE),
-    *[(str(status), refused(status), AGAIN, RECONCILE) for status in (408, 500, 502, 503, 504, 520, 524, 527)],
-    ("500 with Retry-After", refused(500, "5"), AGAIN, RECONCILE),
-    ("503 with nonsense in Retry-After", refused(503, "soon"), AGAIN, RECONCILE),
-    ("a 2xx that cannot be read", DecodeError("cut off"), AGAIN, RECONCILE),
+    ("sent, connection lost", ConnectionFailed("lost"), AGAIN, RESOLVE),
+    ("sent, no answer in time", RequestTimeout("no answer"), AGAIN, RESOLVE),
+    *[(str(status), refused(status), AGAIN, RESOLVE) for status in (408, 500, 502, 503, 504, 520, 524, 527)],
+    ("500 with Retry-After", refused(500, "5"), AGAIN, RESOLVE),
+    ("503 with nonsense in Retry-After", refused(503, "soon"), AGAIN, RESOLVE),
+    ("a 2xx that cannot be read", DecodeError("cut off"), AGAIN, RESOLVE),
     ("429", refused(429), PAUSE, PAUSE),
     ("429 with Retry-After", refused(429, "5"), PAUSE, PAUSE),
     ("429 with nonsense in Retry-After", refused(429, "soon"), PAUSE, PAUSE),
@@ -90,7 +90,7 @@ def test_a_repeated_change_that_meets_a_conflict_may_have_met_itself(method: str
     conflict = refused(409)
     lost_before = AttemptHistory(failed=1, uncertain=True)
     may_be_its_own = method in {"DELETE", "PUT"}
-    assert decide(conflict, method, lost_before, RetryPolicy()) is (RECONCILE if may_be_its_own else RAISE)
+    assert decide(conflict, method, lost_before, RetryPolicy()) is (RESOLVE if may_be_its_own else RAISE)
     assert decide(conflict, method, AttemptHistory(failed=1), RetryPolicy()) is RAISE, (
         "nothing was sent before"
     )
@@ -110,7 +110,7 @@ def test_tries_count_what_happened(failure: Failure) -> None:
 
 def sends_until_the_end(error: TensorPoolError, method: str, policy: RetryPolicy) -> int:
     history, sent = AttemptHistory(), 1
-    while decide(error, method, history, policy) not in {RAISE, RECONCILE}:
+    while decide(error, method, history, policy) not in {RAISE, RESOLVE}:
         history = history.after(classify(error))
         sent += 1
     return sent

@@ -148,7 +148,7 @@ async def test_a_replica_that_lags_does_not_lift_a_pause(url: str, key: str) -> 
         async with asyncio.timeout(5):
             while (told := await fresh.refill(0)).paused_for < 5:
                 await asyncio.sleep(0.01)
-        assert told.share < 0.8, "the lower pace is restored as well"
+        assert told.fraction < 0.8, "the lower pace is restored as well"
         waiter.cancel()
         await asyncio.wait([waiter])
 

@@ -228,7 +228,7 @@ async def test_a_quota_pauses_and_does_not_lower_the_pace(url: str, key: str) ->
             bucket = Bucket(client, key, 100, 1)
             while not (told := await bucket.refill(0)).paused_for:
                 await asyncio.sleep(0.005)
-        assert told.share == 1
+        assert told.fraction == 1
 
 
 async def test_headers_that_say_nothing_is_left_pause_all(url: str, key: str) -> None:
@@ -248,12 +248,12 @@ async def test_headers_that_say_nothing_is_left_pause_all(url: str, key: str) ->
 async def test_the_pace_rises_again_after_refusals(url: str, key: str) -> None:
     async with connect(url) as client:
         bucket = Bucket(client, key, 100, 1)
-        low = (await bucket.refill(0, feedback=Feedback(refused_age=0.0))).share
+        low = (await bucket.refill(0, feedback=Feedback(refused_age=0.0))).fraction
         assert low == 0.7
         await asyncio.sleep(0.2)
-        risen = (await bucket.refill(0)).share
+        risen = (await bucket.refill(0)).fraction
         assert low + 0.009 < risen < 1
-        assert (await bucket.refill(0, feedback=Feedback(refused_age=0.0))).share < risen, (
+        assert (await bucket.refill(0, feedback=Feedback(refused_age=0.0))).fraction < risen, (
             "another burst lowers it again"
         )
 

@@ -27,7 +27,7 @@ from tensorpool_async import (
     TensorPool,
 )
 from tensorpool_async.emulator import ClusterStatus, Emulator, Fault, FaultKind
-from tensorpool_async.resources import ephemeral
+from tensorpool_async.resources import deletion
 from tensorpool_async.resources.ephemeral import Ephemeral
 from tests.operations.test_operations_lost_answers import LOST, QUICK, once
 from tests.support.cancelling import Means, walk
@@ -97,7 +97,7 @@ async def test_it_runs_in_the_body_and_is_gone_after_it(tp: TensorPool, emulator
         assert ephemeral.operation is not None
         assert ephemeral.operation.resource_id == cluster.id
     nothing_is_left(emulator)
-    with pytest.raises(RuntimeError, match="used once"):
+    with pytest.raises(RuntimeError, match="entered once"):
         await hold(ephemeral)
     nothing_is_left(emulator)
 
@@ -547,7 +547,7 @@ async def test_control_c_twice_ends_at_once_and_the_journal_knows_what_is_left(t
 async def test_an_outage_on_the_way_out_is_waited_out(
     tp: TensorPool, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ephemeral, "RETRY_DELAY", 0.02)
+    monkeypatch.setattr(deletion, "RETRY_DELAY", 0.02)
     async with tp.clusters.ephemeral("8xH100") as cluster:
         path = f"/cluster/{cluster.id}"
         emulator.faults.add(Fault(FaultKind.ERROR_500, method="DELETE", path=path, times=12))

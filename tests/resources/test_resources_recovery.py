@@ -258,10 +258,12 @@ async def test_a_cluster_of_unknown_age_stays_unclear(scripted: ScriptedEngine, 
         with pytest.raises(AmbiguousOutcomeError):
             await crashed.clusters.create("8xH100", name="mine")
     async with client_of(scripted, path) as tp:
-        with pytest.raises(AmbiguousOutcomeError, match="1 entries of the journal could not be cleared up"):
+        with pytest.raises(
+            AmbiguousOutcomeError, match="the outcome of 1 entries of the journal is not known"
+        ):
             await tp.recover()  # the engine is still down
         scripted.answer("GET /cluster/info/mine", {"cluster_info": {"id": "c-1", "name": "mine"}})
-        with pytest.raises(AmbiguousOutcomeError, match="c-1 is called 'mine'") as caught:
+        with pytest.raises(AmbiguousOutcomeError, match="c-1 has the name 'mine'") as caught:
             await tp.recover()
         assert caught.value.name == "mine"
         made_at = datetime.now(UTC).isoformat()
@@ -647,7 +649,7 @@ async def test_a_strangers_cluster_of_an_old_name_is_never_reaped(
     async with TensorPool(emulator.key, base_url=emulator.url) as stranger:
         cluster = await stranger.clusters.create("8xH100", name="web").result()
     assert await tp.leftovers() == []
-    with pytest.raises(AmbiguousOutcomeError, match="nothing says"):
+    with pytest.raises(AmbiguousOutcomeError, match="does not say when"):
         await tp.recover()
     assert emulator.record.living == [cluster.id]
 

@@ -43,8 +43,11 @@ from tensorpool_async import (
     WrongEventLoopError,
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
-from tensorpool_async.protocol.requests import Lane, Request
-from tensorpool_async.transport import READ_SIZE, Transport
+from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.send_context import SendContext
+from tensorpool_async.transport.attempts import SendCancelled, Transport
+from tensorpool_async.transport.failures import READ_SIZE
+from tensorpool_async.transport.session import SessionManager
 from tests.support.scripted import ScriptedEngine, drop
 
 
@@ -507,55 +510,34 @@ async def test_a_request_that_is_cancelled_gives_its_slot_back(when: float, scri
 
 @asynccontextmanager
 async def open_transport(url: str, limiter: RateLimiter) -> AsyncGenerator[Transport]:
-    transport = Transport(
-        key=Secret(KEY),
-        base_url=url,
-        limiter=limiter,
-        retry=QUICK,
-        timeouts=Timeouts(),
-        session=None,
-        ssl=True,
-        proxy=None,
-        trust_env=False,
-    )
+    sessions = SessionManager(key=Secret(KEY), base_url=url, timeouts=Timeouts(), trust_env=False)
     try:
-        yield transport
+        yield Transport(sessions=sessions, limiter=limiter, retry=QUICK)
     finally:
-        await transport.aclose()
+        await sessions.aclose()
 
 
-async def test_a_request_tells_when_it_leaves_at_each_attempt_with_a_slot_in_hand(
-    scripted: ScriptedEngine,
-) -> None:
+async def test_the_context_counts_each_attempt_once_it_holds_a_slot(scripted: ScriptedEngine) -> None:
     scripted.answer("POST /cluster/create", "busy", status=503, headers={"Retry-After": "0"})
     scripted.answer("POST /cluster/create", {"message": "ok"})
     limiter = RateLimiter(1)
-    told: list[tuple[int, int]] = []
+    context = SendContext(asyncio.get_running_loop().time())
     async with open_transport(scripted.url, limiter) as transport:
-        request = Request[Any](
-            "POST",
-            "/cluster/create",
-            lane=Lane.CHANGE,
-            leaving=lambda: told.append((limiter.statistics().in_flight, len(scripted.seen))),
-        )
         async with limiter.slot():
-            sending = asyncio.create_task(transport.send(request))
+            sending = asyncio.create_task(transport.send(Request[Any]("POST", "/cluster/create"), context))
             await asyncio.sleep(0.02)
-            assert told == []  # it still queues
+            assert (context.attempts, context.sent_at) == (0, None)  # it still queues
         assert await sending == {"message": "ok"}
-    assert told == [(1, 0), (1, 1)]
+    assert (context.attempts, context.rate_limited) == (2, 1)
+    assert context.sent_at is not None
 
 
-async def test_what_fails_while_a_request_leaves_keeps_it_from_being_sent_and_holds_no_slot(
-    scripted: ScriptedEngine,
-) -> None:
-    def fail() -> None:
-        raise OSError("the disk is full")
-
+async def test_a_change_that_was_cancelled_is_not_sent_and_holds_no_slot(scripted: ScriptedEngine) -> None:
     limiter = RateLimiter()
+    context = SendContext(0.0, cancelled=True)
     async with open_transport(scripted.url, limiter) as transport:
-        with pytest.raises(OSError, match="the disk is full"):
-            await transport.attempt(Request[Any]("POST", "/cluster/create", leaving=fail))
+        with pytest.raises(SendCancelled):
+            await transport.send(Request[Any]("POST", "/cluster/create"), context)
         assert limiter.statistics().in_flight == 0
     assert scripted.seen == []
 

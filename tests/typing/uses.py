@@ -42,6 +42,7 @@ from tensorpool_async import (
     Timeouts,
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
+from tensorpool_async.errors import OperationHandle
 from tensorpool_async.fleet import (
     ClusterGroup,
     Fleet,
@@ -179,7 +180,7 @@ async def errors(tp: TensorPool) -> None:
         assert_type(error.members, Mapping[str, str])
     except OperationFailed as error:
         assert_type(error.message, str)
-        assert_type(error.operation, Operation[Any] | None)
+        assert_type(error.operation, OperationHandle | None)
     except OperationTimeout as error:
         assert_type(error.token, str | None)
     except RateLimited as error:

@@ -153,7 +153,7 @@ async def test_a_fleet_is_destroyed_while_it_is_coming_up(engine: Emulator, tmp_
     ("change", "status", "word"),
     [
         ({"max_hourly_cost": 1.0}, 422, "BudgetExceeded"),
-        ({"name": "../etc"}, 422, "no name"),
+        ({"name": "../etc"}, 422, "not a valid name"),
         ({"clusters": []}, 422, "at least one group"),
         ({"clusters": [{"name": "a", "instance_type": ["9xH100"]}]}, 422, "ValidationError"),
         ({"clusters": "none"}, 422, "list_type"),

@@ -92,8 +92,8 @@ async def test_five_hundred_made_up_tokens_leave_nothing_going(
         await asyncio.sleep(2.0)
         assert client.statistics().polls == before
         poller: Any = client._poller  # pyright: ignore[reportPrivateUsage] - nothing is left in it
-        assert (len(poller), poller._heap, poller._followed, poller._timer) == (0, [], {}, None)
-        assert client._transport.instrumentation._followed == {}  # pyright: ignore[reportPrivateUsage]
+        assert (len(poller), poller._heap, poller._pending, poller._timer) == (0, [], {}, None)
+        assert client._transport.instrumentation._operations == {}  # pyright: ignore[reportPrivateUsage]
         gc.collect()
         operations = [one for one in gc.get_objects() if type(one).__name__ == "Operation"]
         assert len(operations) <= 5, "nor in memory"

@@ -167,4 +167,9 @@ class RequestsPaused:
     engine: str
     seconds: float
     reason: str
-    def __init__(self, *, engine: str, seconds: float, reason: str) -> None: ...
+    asked: float | None
+    def __init__(self, *, engine: str, seconds: float, reason: str, asked: float | None = None) -> None: ...
+class SecretsInUpload:
+    folder: str
+    paths: tuple[str, ...]
+    def __init__(self, *, folder: str, paths: tuple[str, ...]) -> None: ...

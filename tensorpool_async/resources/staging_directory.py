@@ -29,7 +29,7 @@ FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW",
 
 
 @attrs.frozen
-class Staging:
+class StagingDirectory:
     """A folder in the user's folder, for one command.
 
     Attributes:

@@ -22,7 +22,7 @@ from tensorpool_async.protocol.paths import FileSystem
 
 BY_DESCRIPTOR: bool = {os.open, os.mkdir, os.rename, os.unlink, os.stat} <= os.supports_dir_fd
 
-UNHOLDABLE = frozenset(
+UNSUPPORTED_NAME_ERRORS = frozenset(
     {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 )
 """What a file system says of a name that it cannot hold, or not at this place."""
@@ -31,7 +31,7 @@ _FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOF
 _PART_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-class Unholdable(Exception):
+class UnsupportedName(Exception):
     """The file system does not hold a file of this name at this place; the text says why."""
 
 
@@ -68,10 +68,10 @@ class Folder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _raise_unholdable(error)
+            _raise_unsupported(error)
             raise
         if stat.S_ISDIR(status.st_mode) and not place.is_symlink():
-            raise Unholdable("a folder is at its place")
+            raise UnsupportedName("a folder is at its place")
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def open_part(self, relative: PurePosixPath, name: str) -> Part:
@@ -86,7 +86,7 @@ class Folder:
         try:
             return Part(self.path, relative, name)
         except OSError as error:
-            _raise_unholdable(error)
+            _raise_unsupported(error)
             raise
 
     def file_system(self, *, dry_run: bool) -> FileSystem:
@@ -140,7 +140,7 @@ class Part:
                 )
             self._parent.rename(self._part, place)
         except OSError as error:
-            _raise_unholdable(error)
+            _raise_unsupported(error)
             raise
         finally:
             again.close()
@@ -220,8 +220,8 @@ def _link(place: Path | str, name: str) -> PathRefused:
     )
 
 
-def _raise_unholdable(error: OSError) -> None:
-    if error.errno in UNHOLDABLE:
-        raise Unholdable(
+def _raise_unsupported(error: OSError) -> None:
+    if error.errno in UNSUPPORTED_NAME_ERRORS:
+        raise UnsupportedName(
             f"the file system does not hold it: {error.strerror or type(error).__name__}"
         ) from error

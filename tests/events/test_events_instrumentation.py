@@ -1,14 +1,11 @@
-"""Events: whoever listens harms nothing (design, `events.py`)."""
+"""The events of requests, operations and fleets: which are emitted, and what they hold."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -17,11 +14,7 @@ from aiohttp import web
 from tensorpool_async import OperationFailed, PollPolicy, RateLimited, RetryPolicy, TensorPool
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
 from tensorpool_async.events import (
-    LONGEST_QUEUE,
-    MOST_WARNINGS,
     BytesPulled,
-    CommandEnded,
-    Dispatcher,
     Event,
     FleetMemberChanged,
     OperationAccepted,
@@ -33,7 +26,6 @@ from tensorpool_async.events import (
     RequestSent,
     RequestsPaused,
 )
-from tensorpool_async.events.instrumentation import route_of
 from tensorpool_async.fleet import ClusterGroup, Fleet
 from tensorpool_async.secrets import MASK
 from tests.support.echoing import KEY, echo_the_key, use_what_echoes
@@ -41,152 +33,6 @@ from tests.support.scripted import ScriptedEngine
 
 
 T = TypeVar("T")
-
-ENDED = CommandEnded(arguments=("rsync",), exit_code=0)
-
-
-def event(code: int) -> CommandEnded:
-    return CommandEnded(arguments=("rsync",), exit_code=code)
-
-
-async def test_a_plain_listener_is_called_at_once() -> None:
-    heard: list[Event] = []
-    Dispatcher(heard.append).emit(ENDED)
-    assert heard == [ENDED]
-
-
-async def test_an_asynchronous_listener_hears_everything_in_order() -> None:
-    heard: list[int] = []
-
-    async def listen(one: CommandEnded) -> None:
-        await asyncio.sleep(0)
-        heard.append(one.exit_code)
-
-    dispatcher = Dispatcher(listen)
-    for code in range(50):
-        dispatcher.emit(event(code))
-    while len(heard) < 50:
-        await asyncio.sleep(0)
-    assert heard == list(range(50))
-    dispatcher.emit(event(50))
-    await asyncio.sleep(0.01)
-    assert heard[-1] == 50, "it hears what comes after a pause too"
-    await dispatcher.aclose()
-
-
-async def test_a_listener_that_raises_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    def listen(_: Event) -> None:
-        raise ZeroDivisionError
-
-    async def listen_later(_: Event) -> None:
-        raise ZeroDivisionError
-
-    for listener in (listen, listen_later):
-        dispatcher = Dispatcher(listener)
-        dispatcher.emit(ENDED)
-        dispatcher.emit(ENDED)
-        await asyncio.sleep(0.01)
-        assert dispatcher.failures == 2
-        await dispatcher.aclose()
-    assert caplog.messages.count("a listener to events failed; what it listens to goes on") == 4
-    assert caplog.records[0].levelno == logging.WARNING
-
-
-async def test_a_listener_that_is_too_slow_loses_events_and_holds_nothing_up() -> None:
-    async def listen(_: Event) -> None:
-        await asyncio.sleep(60)
-
-    dispatcher = Dispatcher(listen)
-    for _ in range(LONGEST_QUEUE + 5):
-        dispatcher.emit(ENDED)
-    assert dispatcher.dropped == 5
-    await asyncio.sleep(0)
-    await dispatcher.aclose()
-    assert dispatcher.dropped == LONGEST_QUEUE + 4, (
-        "what is left at the end is given up, but for the one under way"
-    )
-
-
-async def test_nobody_listening_costs_nothing() -> None:
-    dispatcher = Dispatcher(None)
-    dispatcher.emit(ENDED)
-    await dispatcher.aclose()
-    assert (dispatcher.failures, dispatcher.dropped) == (0, 0)
-
-
-async def test_a_listener_that_raises_harms_no_pull(
-    emulator: Emulator, tmp_path: pytest.TempPathFactory
-) -> None:
-    heard: list[Event] = []
-
-    def listen(one: Event) -> None:
-        heard.append(one)
-        raise RuntimeError("a listener's own trouble")
-
-    job = emulator.jobs.add(files={"a": b"data"})
-    async with TensorPool(emulator.key, base_url=emulator.url, on_event=listen) as tp:
-        (pulled,) = await tp.jobs.pull(job.id, str(tmp_path))
-        assert pulled.path.read_bytes() == b"data"
-        assert sum(isinstance(one, BytesPulled) for one in heard) == 2
-        assert tp.statistics().listener_failures == len(heard)
-
-
-async def test_several_listeners_hear_the_same_and_harm_each_other_not() -> None:
-    plain: list[Event] = []
-    later: list[Event] = []
-
-    def fail(_: Event) -> None:
-        raise ZeroDivisionError
-
-    async def listen(one: Event) -> None:
-        later.append(one)
-
-    dispatcher = Dispatcher([fail, plain.append, listen])
-    dispatcher.emit(ENDED)
-    await dispatcher.aclose()
-    assert plain == later == [ENDED]
-    assert (dispatcher.failures, dispatcher.dropped) == (1, 0)
-
-
-async def test_a_cancellation_that_a_listener_meets_is_its_own() -> None:
-    heard: list[int] = []
-
-    def fail(_: Event) -> None:
-        raise asyncio.CancelledError
-
-    async def fail_later(one: CommandEnded) -> None:
-        heard.append(one.exit_code)
-        raise asyncio.CancelledError
-
-    dispatcher = Dispatcher([fail, fail_later])
-    dispatcher.emit(event(1))
-    dispatcher.emit(event(2))
-    await dispatcher.aclose()
-    assert heard == [1, 2]
-    assert dispatcher.failures == 4
-
-
-async def test_what_comes_after_the_end_is_dropped_and_starts_no_task() -> None:
-    async def listen(_: Event) -> None:
-        pytest.fail("it was called")
-
-    dispatcher = Dispatcher(listen)
-    await dispatcher.aclose()
-    before = asyncio.all_tasks()
-    dispatcher.emit(ENDED)
-    assert asyncio.all_tasks() == before
-    assert dispatcher.dropped == 1
-
-
-async def test_a_listener_that_always_fails_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    def fail(_: Event) -> None:
-        raise ZeroDivisionError
-
-    dispatcher = Dispatcher(fail)
-    for _ in range(MOST_WARNINGS + 5):
-        dispatcher.emit(ENDED)
-    assert dispatcher.failures == MOST_WARNINGS + 5
-    assert len(caplog.records) == MOST_WARNINGS
 
 
 @asynccontextmanager
@@ -206,7 +52,7 @@ def of(kind: type[T], events: list[Event]) -> list[T]:
     return [one for one in events if isinstance(one, kind)]
 
 
-async def test_events_tell_an_operation_from_its_submission_to_its_end(emulator: Emulator) -> None:
+async def test_an_operation_has_events_from_its_submission_to_its_end(emulator: Emulator) -> None:
     async with listening(emulator) as (tp, events):
         operation = await tp.clusters.create("1xH100", name="mine")
         await operation
@@ -228,9 +74,9 @@ async def test_events_tell_an_operation_from_its_submission_to_its_end(emulator:
     assert isinstance(ended, OperationEnded)
     assert (ended.outcome, ended.polls, ended.error) == ("completed", operation.polls, None)
     assert ended.seconds > 0.04
-    said = of(OperationChanged, events)
-    assert said[-1].status == "COMPLETED"
-    assert len(set(said)) == len(said), "what is not new is not told"
+    changes = of(OperationChanged, events)
+    assert changes[-1].status == "COMPLETED"
+    assert len(set(changes)) == len(changes), "an unchanged status is not emitted again"
 
 
 async def test_each_poll_names_its_operation(emulator: Emulator) -> None:
@@ -246,7 +92,7 @@ async def test_each_poll_names_its_operation(emulator: Emulator) -> None:
     assert len(of(RequestSent, events)) == len(of(RequestAnswered, events))
 
 
-async def test_an_operation_that_is_found_again_says_so(emulator: Emulator) -> None:
+async def test_a_resumed_operation_is_marked_as_resumed(emulator: Emulator) -> None:
     async with listening(emulator) as (tp, events):
         operation = await tp.clusters.create("1xH100")
         await operation
@@ -262,7 +108,7 @@ async def test_an_operation_that_is_found_again_says_so(emulator: Emulator) -> N
     assert of(RequestAnswered, events)[-1].kind == "CLUSTER_CLAIM", "by then it is known"
 
 
-async def test_a_failure_and_a_closed_client_are_different_ends(emulator: Emulator) -> None:
+async def test_a_failure_and_a_closed_client_have_different_outcomes(emulator: Emulator) -> None:
     emulator.faults.add(Fault(FaultKind.FAILED, path="/cluster/create"))
     emulator.faults.add(Fault(FaultKind.RETRYING, path="/storage/create"))
     async with listening(emulator) as (tp, events):
@@ -280,7 +126,7 @@ async def test_a_failure_and_a_closed_client_are_different_ends(emulator: Emulat
     assert "the client was closed" in str(unknown.error)
 
 
-async def test_retries_and_pauses_are_told(emulator: Emulator) -> None:
+async def test_retries_and_pauses_are_emitted(emulator: Emulator) -> None:
     emulator.faults.add(Fault(FaultKind.HTML_502, path="/cluster/list"))
     emulator.faults.add(Fault(FaultKind.RATE_LIMITED, path="/cluster/list", seconds=0.2))
     emulator.faults.add(Fault(FaultKind.DROP_BEFORE, path="/storage/list"))
@@ -303,9 +149,7 @@ async def test_retries_and_pauses_are_told(emulator: Emulator) -> None:
     assert (failed.path, failed.error_type) == ("/storage/list", "ConnectionFailed")
 
 
-async def test_a_burst_that_is_refused_together_is_one_pause(
-    scripted: ScriptedEngine, odd_tp: TensorPool
-) -> None:
+async def test_a_burst_of_429_is_one_pause(scripted: ScriptedEngine, odd_tp: TensorPool) -> None:
     events: list[Event] = []
     scripted.answer("GET /cluster/list", "", status=429, headers={"Retry-After": "1"}, times=10)
     scripted.answer("GET /cluster/list", {"clusters": []})
@@ -314,7 +158,7 @@ async def test_a_burst_that_is_refused_together_is_one_pause(
     assert len(of(RequestsPaused, events)) == 1
 
 
-async def test_a_quota_that_is_used_up_is_told_apart(
+async def test_an_exhausted_quota_is_the_reason_of_its_pause(
     scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     events: list[Event] = []
@@ -329,7 +173,7 @@ async def test_a_quota_that_is_used_up_is_told_apart(
     assert line.getMessage() == "all requests pause for 120.0 s (quota); the engine asks for 600 s"
 
 
-async def test_a_caller_that_is_cancelled_ends_its_request(scripted: ScriptedEngine) -> None:
+async def test_a_cancelled_request_is_recorded_as_failed(scripted: ScriptedEngine) -> None:
     events: list[Event] = []
 
     async def never(_: web.Request) -> web.StreamResponse:
@@ -345,7 +189,7 @@ async def test_a_caller_that_is_cancelled_ends_its_request(scripted: ScriptedEng
     assert failed.error_type == "CancelledError"
 
 
-async def test_a_fleet_tells_the_client_s_listeners_too(emulator: Emulator) -> None:
+async def test_fleet_events_reach_the_listeners_of_the_client(emulator: Emulator) -> None:
     own: list[Event] = []
     fleet = Fleet("s", [ClusterGroup("t", ("1xH100",), count=2)])
     async with listening(emulator) as (tp, events):
@@ -375,24 +219,18 @@ async def test_no_event_holds_the_key_wherever_the_engine_echoes_it(scripted: Sc
     assert MASK in repr(of(OperationChanged, events))
 
 
-@pytest.mark.parametrize(
-    ("path", "route", "found"),
-    [
-        ("/cluster/create", "/cluster/create", None),
-        ("/cluster/c-1", "/cluster/{id}", "c-1"),
-        ("/request/info/r%2F1", "/request/info/{id}", "r/1"),
-        ("/storage/list", "/storage/list", None),
-        ("/user/ssh-key/remove/k", "/user/ssh-key/remove/{id}", "k"),
-        ("/user/organization/info", "/user/organization/info", None),
-        ("/healthz", "/healthz", None),
-    ],
-)
-def test_a_route_has_no_ids(path: str, route: str, found: str | None) -> None:
-    assert route_of(path) == (route, found)
+async def test_a_listener_that_raises_harms_no_pull(
+    emulator: Emulator, tmp_path: pytest.TempPathFactory
+) -> None:
+    received: list[Event] = []
 
+    def listen(one: Event) -> None:
+        received.append(one)
+        raise RuntimeError("a listener's own trouble")
 
-def test_every_route_of_the_engine_is_known() -> None:
-    schema = json.loads((Path(__file__).parent.parent / "openapi.json").read_text())
-    for route in schema["paths"]:
-        path = re.sub(r"\{[^}]*\}", "an-id", route)
-        assert route_of(path)[0] == re.sub(r"\{[^}]*\}", "{id}", route)
+    job = emulator.jobs.add(files={"a": b"data"})
+    async with TensorPool(emulator.key, base_url=emulator.url, on_event=listen) as tp:
+        (pulled,) = await tp.jobs.pull(job.id, str(tmp_path))
+        assert pulled.path.read_bytes() == b"data"
+        assert sum(isinstance(one, BytesPulled) for one in received) == 2
+        assert tp.statistics().listener_failures == len(received)

@@ -1,0 +1,1 @@
+"""The commands of `tpa`. Each is a coroutine that returns its exit code."""
