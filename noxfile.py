@@ -38,11 +38,17 @@ def tests(session: nox.Session) -> None:
     install(session, "tests", extras="[cli,redis,testing]")
     environment = {"TENSORPOOL_OFFICIAL_CLIENT": str(official_client(session))}
     session.run("coverage", "erase")
-    workers = [] if session.posargs else ["-n", "2", "--dist", "worksteal"]
-    session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs, env=environment)
-    session.run("coverage", "combine", "--quiet")
+    pytest = ("coverage", "run", "-m", "pytest")
     if session.posargs:
+        session.run(*pytest, *session.posargs, env=environment)
+        session.run("coverage", "combine", "--quiet")
         return
+    workers = ("-n", "2", "--dist", "worksteal", "--cache-clear")
+    session.run(*pytest, *workers, env=environment, success_codes=[0, 1])
+    if Path(".pytest_cache/v/cache/lastfailed").exists():
+        # Tests that wait for real time may fail beside a busy neighbour. Each of them has to pass alone.
+        session.run(*pytest, "--last-failed", env=environment)
+    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--fail-under=95")
     session.run("coverage", "report", "--include=tensorpool_async/protocol/*", "--fail-under=100")
 
