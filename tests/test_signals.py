@@ -76,7 +76,9 @@ async def start(engine: Emulator, text: str, *words: str) -> asyncio.subprocess.
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # A measuring library may set a handler of its own, which ours would leave alone.
+        env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+        | {"PYTHONPATH": str(ROOT)},
     )
     assert process.stdout is not None
     async with asyncio.timeout(30):
