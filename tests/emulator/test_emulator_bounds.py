@@ -316,7 +316,7 @@ def served(*options: str) -> Generator[tuple[subprocess.Popen[bytes], Emulator]]
             assert process.stdout is not None
             line = process.stdout.readline().decode()
             emulator = Emulator()
-            emulator._handler.url = line.split()[6].rstrip(",")  # pyright: ignore[reportPrivateUsage]
+            emulator._handler.url = line.split()[4].rstrip(",")  # pyright: ignore[reportPrivateUsage]
             yield process, emulator
         finally:
             process.kill()
