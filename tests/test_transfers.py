@@ -7,20 +7,24 @@ import logging
 import os
 import stat
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from tensorpool_async import CommandRefused, PathRefused, TensorPool
 from tensorpool_async.events import Dispatcher, Event, SecretsInUpload
 from tensorpool_async.protocol.command_words import LocalPath
 from tensorpool_async.protocol.commands import refuse_all, transfers_only
-from tensorpool_async.protocol.transfers import Direction
-from tensorpool_async.resources import ssh_files
+from tensorpool_async.protocol.transfers import Direction, Transfer
+from tensorpool_async.resources import commands, ssh_files
 from tensorpool_async.resources.commands import CommandRunner, excluded_rules
 from tensorpool_async.resources.staging_directory import StagingDirectory
 from tensorpool_async.resources.subprocesses import CommandResult
+from tensorpool_async.resources.uploads import check_upload
 from tests.resources.test_resources_jobs import pushing
 from tests.support.decoys import Decoys
 from tests.support.scripted import ScriptedEngine
@@ -593,6 +597,38 @@ async def test_a_cancelled_download_leaves_nothing_behind(
             await task
     assert files_in(runner.decoys.folder) == before
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+async def test_a_cancelled_push_does_not_wait_until_a_large_folder_is_read(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def endless(*_: object, abandoned: Callable[[], bool]) -> list[str]:
+        started.set()
+        for _second in range(200):
+            if abandoned():
+                ended.set()
+                break
+            time.sleep(0.05)
+        return []
+
+    monkeypatch.setattr(commands, "check_upload", endless)
+    async with asyncio.timeout(5), anyio.create_task_group() as group:
+        group.start_soon(runner, PUSH, "rsync -a -e 'ssh -p PORT' ./ HOST:job/")
+        await asyncio.to_thread(started.wait, 5)
+        group.cancel_scope.cancel()
+    assert await asyncio.to_thread(ended.wait, 5)
+
+
+def test_the_look_through_a_folder_ends_once_nobody_needs_it(tmp_path: Path) -> None:
+    for number in range(100):
+        (tmp_path / f"{number}.env").touch()
+    upload = transfers_only("rsync -a ./ host:job")
+    assert isinstance(upload, Transfer)
+    asked = iter([False] * 10 + [True])
+    assert len(check_upload(upload, tmp_path, [])) == 100
+    assert len(check_upload(upload, tmp_path, [], abandoned=lambda: next(asked))) == 10
 
 
 # The whole way

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -95,12 +97,20 @@ class CommandRunner:
         folder = await anyio.to_thread.run_sync(self.folder.resolve)
         if transfer.host is not None and isinstance(transfer.destination, LocalPath):
             return await self._pull(transfer, transfer.destination, folder, files, shown=shown)
-        found = await anyio.to_thread.run_sync(check_upload, transfer, folder, self.excluded)
+        found = await self._check_upload(transfer, folder)
         if found:
             self._warn(folder, found)
         config = None if transfer.host is None else str(files.config)
         arguments = transfer_arguments(transfer, self.direction, config=config, excluded=self.excluded)
         return await self._run(arguments, folder, files, shown=shown)
+
+    async def _check_upload(self, transfer: Transfer, folder: Path) -> list[str]:
+        abandoned = threading.Event()
+        check = partial(check_upload, transfer, folder, self.excluded, abandoned=abandoned.is_set)
+        try:
+            return await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+        finally:
+            abandoned.set()
 
     async def _pull(
         self, transfer: Transfer, destination: LocalPath, folder: Path, files: SSHFiles, *, shown: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tensorpool_async.errors import CommandRefused
@@ -23,6 +23,9 @@ LARGEST_KEY = 64 * 1024
 PRIVATE_KEY = re.compile(
     rb"^(-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----|PuTTY-User-Key-File-)", re.MULTILINE
 )
+KEY_WORDS = (b"PRIVATE KEY", b"PuTTY-User-Key-File-")
+"""One of them is in whatever `PRIVATE_KEY` finds; looking for them is ten times as fast."""
+
 KEY_STORES = frozenset({".p12", ".pfx", ".jks", ".keystore", ".kdbx"})
 EXAMPLES = frozenset({".example", ".sample", ".template", ".dist"})
 
@@ -43,8 +46,16 @@ def check_no_link(program: str, folder: Path, operand: LocalPath) -> None:
             )
 
 
-def check_upload(transfer: Transfer, folder: Path, excluded: Sequence[FilterRule]) -> list[str]:
+def check_upload(
+    transfer: Transfer,
+    folder: Path,
+    excluded: Sequence[FilterRule],
+    *,
+    abandoned: Callable[[], bool] = lambda: False,
+) -> list[str]:
     """See that an upload follows no link, and return the paths of private keys and `.env` files that it takes along.
+
+    A large folder takes seconds. The check ends early, with an answer that means nothing, once `abandoned()` is true.
 
     Raises:
         CommandRefused: It would follow a link, or it would take along what the user excludes.
@@ -58,6 +69,8 @@ def check_upload(transfer: Transfer, folder: Path, excluded: Sequence[FilterRule
         return found
     for source in transfer.local_sources:
         for path, mode in _taken_along(transfer, folder, source, [*excluded, *transfer.rules]):
+            if abandoned():
+                return found
             if stat.S_ISLNK(mode) and transfer.program == "scp":
                 raise CommandRefused(
                     f"scp would follow the link {shown(str(path.relative_to(folder)))}; links are not followed, and the "
@@ -76,9 +89,12 @@ def is_secret(path: Path) -> bool:
     if path.suffix.lower() in KEY_STORES:
         return True
     try:
-        return path.lstat().st_size <= LARGEST_KEY and bool(PRIVATE_KEY.search(_beginning(path)))
+        if path.lstat().st_size > LARGEST_KEY:
+            return False
+        beginning = _beginning(path)
     except OSError:
         return False
+    return any(word in beginning for word in KEY_WORDS) and bool(PRIVATE_KEY.search(beginning))
 
 
 def _beginning(path: Path) -> bytes:

@@ -33,6 +33,13 @@ from tests.support.scripted import ScriptedEngine
 CONFIG = 'commands = ["echo one", "echo two"]\noutputs = ["out.txt"]\n'
 
 
+@pytest.fixture(autouse=True)
+def current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pushed by default is a small folder, whatever lies in the one that the tests are run from."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
 @pytest.fixture
 def events() -> list[Event]:
     return []
