@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -16,7 +17,7 @@ from tensorpool_async.protocol.operation_specs import (
     ResourceSpec,
     status_text,
 )
-from tensorpool_async.protocol.requests import Request, query_of
+from tensorpool_async.protocol.requests import LONGEST_ID, Request, is_id, query_of
 from tensorpool_async.protocol.tokens import OperationRef
 from tensorpool_async.transport.attempts import Transport
 
@@ -55,14 +56,22 @@ class Lookup:
         return await self._transport.send(spec.read_all(query))
 
     async def by_name(self, spec: ResourceSpec, name: str) -> Any | None:
-        """Return the resource of a name, the youngest of several; None where there is none."""
+        """Return the resource of a name, the youngest of several; None where there is none.
+
+        Raises:
+            DecodeError: The engine gives it an id that cannot be asked for.
+        """
+        found = None
         if spec.info_takes_name:
-            try:
-                return await self._transport.send(spec.read(name))
-            except NotFound:
-                pass  # only a third party reports that the engine takes names here, so the list is asked as well
-        named = [model for model in await self.all(spec) if model.name == name]
-        return max(named, key=lambda model: model.created_at or "", default=None)
+            # Only a third party reports that the engine takes names here, so the list is asked as well.
+            with suppress(NotFound):
+                found = await self._transport.send(spec.read(name))
+        if found is None:
+            named = [model for model in await self.all(spec) if model.name == name]
+            found = max(named, key=lambda model: model.created_at or "", default=None)
+        if found is not None and not is_id(found.id):
+            raise DecodeError(f"the id of {name!r} cannot be asked for: {found.id[:LONGEST_ID]!r}")
+        return found
 
     async def find_creation(self, spec: ResourceSpec, kind: OperationKind, name: str) -> Found | None:
         """Return the living resource of a name, with the request that made it."""
@@ -104,8 +113,9 @@ class Lookup:
         query = query_of(type=str(kind))
         decode = as_list("operations", RequestInfo)
         try:
-            return await self._transport.send(
+            found = await self._transport.send(
                 Request("GET", spec.operations, decode, key=resource_id, query=query)
             )
         except (StatusError, DecodeError):
             return []
+        return [request for request in found if request.request_id is None or is_id(request.request_id)]

@@ -19,10 +19,14 @@ from tensorpool_async.protocol.responses import Response, answer_of
 from tensorpool_async.protocol.send_context import SendContext
 from tensorpool_async.protocol.summary import PollCounters, summarize
 from tensorpool_async.protocol.tokens import UNSIGNED, Tokens
+from tensorpool_async.texts import clean
 from tensorpool_async.transport.attempts import Transport
 
 
 T = TypeVar("T")
+
+MOST_UNREAD = 1000
+"""States that wait for a reader of `updates()`. Of more, the oldest are dropped."""
 
 
 class Operation(Generic[T]):
@@ -223,7 +227,8 @@ class Operation(Generic[T]):
         """Iterate over the states of the operation, one for each change of its status or message.
 
         The first state is the one that is known already. The last one is the terminal state, COMPLETED or FAILED. If the
-        operation ends otherwise (the client is closed, the key is revoked), that error is raised.
+        operation ends otherwise (the client is closed, the key is revoked), that error is raised. If a reader falls behind
+        by more than a thousand states, the oldest are dropped.
         """
         self._ensure_polled()
         queue = UpdateQueue()
@@ -319,10 +324,8 @@ class Operation(Generic[T]):
             """Never reached."""
 
     def __repr__(self) -> str:
-        what = f"{self.kind or 'operation'} of {self.resource_id or '?'}"
-        return (
-            f"<Operation {what}, request {self.request_id}, {self.status}{', done' if self.done() else ''}>"
-        )
+        what = f"{self.kind or 'operation'} of {self.resource_id or '?'}, request {self.request_id}"
+        return clean(f"<Operation {what}, {self.status}{', done' if self.done() else ''}>")
 
     def _ensure_polled(self) -> None:
         self._transport.sessions.check_loop()
@@ -448,7 +451,7 @@ class UpdateQueue:
     __slots__ = ("_ended", "_infos", "_wakeup")
 
     def __init__(self) -> None:
-        self._infos: deque[RequestInfo] = deque()
+        self._infos: deque[RequestInfo] = deque(maxlen=MOST_UNREAD)
         self._ended = False
         self._wakeup = asyncio.Event()
 

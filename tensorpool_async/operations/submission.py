@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tensorpool_async.errors import OperationTimeout, TensorPoolError
 from tensorpool_async.operations.executor import Change
 from tensorpool_async.operations.operation import Operation
+from tensorpool_async.texts import clean
 
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Submission(Coroutine[Any, Any, "Operation[T]"], Generic[T]):
         change: Change,
     ) -> None:
         self._used = False
-        self._what = what
+        self._what = clean(what)
         self._execute = execute
         self._change = change
         self._coroutine: Coroutine[Any, Any, Operation[T]] | None = None

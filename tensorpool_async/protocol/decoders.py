@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from tensorpool_async.errors import DecodeError
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.models.envelope import unwrap_list
 from tensorpool_async.models.structure import structure
+from tensorpool_async.protocol.requests import is_id
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
 
@@ -38,6 +39,24 @@ def as_text(key: str) -> Callable[[Answer], str]:
     return decode
 
 
+def as_id(key: str) -> Callable[[Answer], str]:
+    """Read the id under `key`."""
+
+    def decode(answer: Answer) -> str:
+        text = as_text(key)(answer)
+        if not is_id(text):
+            raise DecodeError(f"the answer's {key} is no id", path=answer.path)
+        return text
+
+    return decode
+
+
+def request_ids_of(values: Iterable[Any]) -> tuple[str, ...]:
+    """Return the ids of requests; none, so that the resource is polled instead, if one of them cannot be asked for."""
+    ids = tuple(str(value) if isinstance(value, int) else value for value in values if value)
+    return ids if all(map(is_id, ids)) else ()
+
+
 def as_nothing(answer: Answer) -> None:
     """Read nothing: that the answer is a success is all that counts."""
     del answer
@@ -60,9 +79,8 @@ def as_accepted(
     """
 
     def decode(answer: Answer) -> AcceptedOperation:
-        request_id = answer.field("request_id")
-        request_ids = (str(request_id),) if request_id else ()
-        ref = OperationRef(kind, resource_id or as_text(id_field)(answer), request_ids, expected or {})
+        request_ids = request_ids_of([answer.field("request_id")])
+        ref = OperationRef(kind, resource_id or as_id(id_field)(answer), request_ids, expected or {})
         return AcceptedOperation(ref, answer.retry_after)
 
     return decode

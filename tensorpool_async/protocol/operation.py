@@ -42,7 +42,7 @@ from tensorpool_async.protocol.operation_specs import (
     status_text,
 )
 from tensorpool_async.protocol.polling import PollPolicy, delay_after, first_delay
-from tensorpool_async.protocol.requests import Request
+from tensorpool_async.protocol.requests import Request, is_id
 from tensorpool_async.protocol.responses import Answer, Response, answer_of
 from tensorpool_async.protocol.tokens import OperationRef
 
@@ -63,6 +63,13 @@ LONGEST_PAUSE = 120.0
 
 LASTING_NONSENSE = 20
 """The number of complete but undecodable responses in a row that count as final."""
+
+
+LARGEST_INFO = 64 * 1024
+"""Bytes of a response about a request. Of a larger one, only the beginnings of its texts are kept."""
+
+LONGEST_INFO_TEXT = 4096
+"""Characters that are kept of a text in such a response."""
 
 
 class Phase(Enum):
@@ -230,7 +237,7 @@ class OperationMachine:
         except DecodeError as error:
             return self.receive_failure(error, jitter)
         try:
-            event = self._read(request, answer)
+            event = self._read(request, answer, is_large=len(response.body) > LARGEST_INFO)
         except DecodeError as error:
             return self._not_understood(error, answer, jitter)
         self._failures = self._missing = self._unreadable = 0
@@ -261,10 +268,11 @@ class OperationMachine:
         self._failures += 1
         return delay_after(self._policy, retry_after, failures=self._failures, jitter=jitter)
 
-    def _read(self, request: Request[Any], answer: Answer) -> MachineInput:
+    def _read(self, request: Request[Any], answer: Answer, *, is_large: bool) -> MachineInput:
         if self.phase is Phase.FOLLOWING:
             self._reuse_texts(answer.body)
-            return self._read_request(structure(answer.body, RequestInfo, path=request.path))
+            info = structure(answer.body, RequestInfo, path=request.path)
+            return self._read_request(_shortened(info) if is_large else info)
         model = request.decode(answer)
         if self.phase is Phase.READING:
             self.result = model
@@ -285,7 +293,8 @@ class OperationMachine:
     def _read_request(self, info: RequestInfo) -> MachineInput:
         if self.kind is None:
             self.kind = info.request_type
-        self.resource_id = self.resource_id or info.object_id
+        if self.resource_id is None and is_id(info.object_id):
+            self.resource_id = info.object_id
         is_last = self._index + 1 == len(self.request_ids)
         if info.status is RequestStatus.COMPLETED and not is_last:
             self.info = attrs.evolve(info, status=RequestStatus.PROCESSING)
@@ -304,7 +313,7 @@ class OperationMachine:
     def _read_resource(self, model: Any) -> MachineInput:
         spec = self._spec()
         outcome = spec.outcome(model, self.expected)
-        text = status_text(model)
+        text = status_text(model)[:LONGEST_INFO_TEXT]
         if outcome is Outcome.PENDING:
             self.info = self._own_info(RequestStatus.PROCESSING, text)
             if spec.done_when_gone and is_deleting(model):
@@ -367,3 +376,15 @@ class OperationMachine:
         what = f"{self.kind} of {self.resource_id or 'an unknown resource'}"
         reason = reason or "the engine gives no reason"
         return OperationFailed(f"{what} failed: {reason}", reason)
+
+
+def _shortened(info: RequestInfo) -> RequestInfo:
+    """Cut the texts of a response: each operation keeps its last one, and thousands may be in flight."""
+    texts = {
+        name: value[:LONGEST_INFO_TEXT]
+        for name, value in attrs.asdict(info).items()
+        if isinstance(value, str)
+    }
+    texts["request_type"] = OperationKind(texts["request_type"])
+    texts["status"] = RequestStatus(texts["status"])
+    return attrs.evolve(info, **texts, extra={})

@@ -16,6 +16,9 @@ from tensorpool_async.protocol.responses import Answer
 
 T = TypeVar("T")
 
+LONGEST_ID = 512
+"""Characters of an id that is asked for; ids of the engine have a few dozen."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
 
 
@@ -39,6 +42,14 @@ def path_of(route: str, key: str | None = None) -> str:
         raise ValueError(f"{key!r} cannot be part of a path")
     # Most keys need no quoting, and to see that costs a quarter of what quoting costs.
     return route.replace("{id}", key if _PLAIN.fullmatch(key) else quote(key, safe=""))
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value can stand in a path, and so can be asked for."""
+    try:
+        return isinstance(value, str) and len(value) <= LONGEST_ID and bool(path_of("{id}", value))
+    except ValueError:
+        return False
 
 
 def query_of(**values: str | int | bool | None) -> dict[str, str]:

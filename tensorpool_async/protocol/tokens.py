@@ -22,7 +22,7 @@ import attrs
 from tensorpool_async.errors import ConfigurationError
 from tensorpool_async.models.enums import OperationKind
 from tensorpool_async.protocol.operation_specs import OPERATION_SPECS
-from tensorpool_async.protocol.requests import path_of
+from tensorpool_async.protocol.requests import is_id
 
 
 PREFIX = "tpa1."
@@ -30,9 +30,6 @@ SIGNED_PREFIX = "tpa2."
 
 LONGEST_TOKEN = 65_536
 """Characters of a token that is read."""
-
-LONGEST_ID = 512
-"""Characters of an id within a token, and of a bare request id."""
 
 MOST_REQUESTS = 1000
 """Requests that one token may name."""
@@ -180,7 +177,7 @@ def decode(text: str) -> OperationRef:
         )
     version = _VERSION.match(text)
     if version is None:
-        if not _is_id(text):
+        if not is_id(text):
             raise ConfigurationError("neither a token nor a request id: it is too long, or a dot segment")
         return OperationRef(kind=None, request_ids=(text,))
     if f"{version[0]}." not in {PREFIX, SIGNED_PREFIX}:
@@ -225,7 +222,7 @@ def _ref_of(fields: dict[str, Any]) -> OperationRef:
     if len(cast("list[Any]", request_ids)) > MOST_REQUESTS:
         raise ValueError("too many requests")
     ids = [*cast("list[Any]", request_ids), *([] if resource_id is None else [resource_id])]
-    if not all(_is_id(one) for one in ids):
+    if not all(is_id(one) for one in ids):
         raise ValueError("ids that are none")
     return OperationRef(
         kind=None if kind is None else OperationKind(kind),
@@ -243,11 +240,3 @@ def _check_watchable(ref: OperationRef) -> None:
         raise ConfigurationError(f"the token is of a kind that this package cannot follow: {ref.kind}")
     if not spec.can_watch(ref.resource_id, ref.expected):
         raise ConfigurationError("the token is damaged: it does not say what is expected")
-
-
-def _is_id(value: Any) -> bool:
-    """Whether this can stand in a path, and so be asked for."""
-    try:
-        return isinstance(value, str) and len(value) <= LONGEST_ID and bool(path_of("{id}", value))
-    except ValueError:
-        return False

@@ -14,7 +14,7 @@ from tensorpool_async.models.storage import StorageVolume
 from tensorpool_async.operations.executor import Change, Executor
 from tensorpool_async.operations.operation import Operation
 from tensorpool_async.operations.submission import Submission
-from tensorpool_async.protocol.decoders import as_accepted, as_model
+from tensorpool_async.protocol.decoders import as_accepted, as_model, request_ids_of
 from tensorpool_async.protocol.operation_specs import STORAGE
 from tensorpool_async.protocol.requests import Request, query_of
 from tensorpool_async.protocol.responses import Answer
@@ -178,7 +178,7 @@ class Storage:
             ids = answer.field("request_ids")
             if not isinstance(ids, list):
                 raise DecodeError("the answer has no list request_ids", path=answer.path)
-            request_ids = tuple(str(one) for one in cast("list[Any]", ids) if one)
+            request_ids = request_ids_of(cast("list[Any]", ids))
             return AcceptedOperation(attrs.evolve(ref, request_ids=request_ids), answer.retry_after)
 
         body = {"storage_id": volume_id, "cluster_ids": [cluster_id]}

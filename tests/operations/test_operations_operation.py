@@ -34,6 +34,7 @@ from tensorpool_async import (
     WrongEventLoopError,
 )
 from tensorpool_async.emulator import Emulator, Fault, FaultKind
+from tensorpool_async.operations.operation import MOST_UNREAD, UpdateQueue
 from tests.support.scripted import ScriptedEngine, drop
 
 
@@ -407,6 +408,28 @@ async def test_updates_give_each_change_and_the_end(odd_tp: TensorPool, scripted
     ]
     await op
     assert [str(info.status) async for info in op.updates()] == ["COMPLETED"]
+
+
+async def test_a_slow_reader_of_updates_misses_the_oldest() -> None:
+    queue = UpdateQueue()
+    for number in range(MOST_UNREAD + 5):
+        queue.put(RequestInfo(str(number), OperationKind.CLUSTER_CLAIM, RequestStatus.PENDING))
+    queue.end()
+    seen = [info.request_id async for info in queue]
+    assert seen == [str(number) for number in range(5, MOST_UNREAD + 5)]
+
+
+async def test_a_repr_is_printable_whatever_the_engine_calls_things(
+    odd_tp: TensorPool, scripted: ScriptedEngine
+) -> None:
+    ids = {"cluster_id": "c\x1b[2J\n\u202e", "request_id": "r\x9b\r"}
+    scripted.answer("POST /cluster/create", ids, status=202)
+    op = await odd_tp.clusters.create("8xH100")
+    assert op.resource_id == ids["cluster_id"]
+    destruction = odd_tp.clusters.destroy(op.resource_id)
+    assert repr(op).isprintable()
+    assert repr(destruction).isprintable()
+    destruction.close()
 
 
 async def test_updates_of_a_failure_end_without_an_exception(tp: TensorPool, emulator: Emulator) -> None:

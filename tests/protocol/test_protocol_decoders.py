@@ -9,7 +9,14 @@ import pytest
 from tensorpool_async.errors import DecodeError
 from tensorpool_async.models import Cluster, Quote
 from tensorpool_async.models.enums import OperationKind
-from tensorpool_async.protocol.decoders import as_accepted, as_list, as_model, as_nothing, as_text
+from tensorpool_async.protocol.decoders import (
+    as_accepted,
+    as_list,
+    as_model,
+    as_nothing,
+    as_text,
+    request_ids_of,
+)
 from tensorpool_async.protocol.responses import Answer
 from tensorpool_async.protocol.tokens import AcceptedOperation, OperationRef
 
@@ -53,3 +60,19 @@ def test_a_202_names_the_resource_and_at_most_one_request() -> None:
 def test_a_deletion_that_finds_nothing_is_read_as_one_without_a_request() -> None:
     decode = as_accepted(OperationKind.CLUSTER_RELEASE, "c-1")
     assert decode(Answer(404, None)).ref == OperationRef(OperationKind.CLUSTER_RELEASE, "c-1")
+
+
+NO_ID = [".", "..", "\ud800", "x" * 513, {"a": 1}, ["r-1"], 1.5]
+
+
+@pytest.mark.parametrize("value", NO_ID, ids=ascii)
+def test_a_202_whose_ids_cannot_be_asked_for(value: Any) -> None:
+    decode = as_accepted(OperationKind.CLUSTER_CLAIM, id_field="cluster_id")
+    assert decode(Answer(202, {"cluster_id": "c-1", "request_id": value})).ref.request_ids == ()
+    with pytest.raises(DecodeError, match="cluster_id"):
+        decode(Answer(202, {"cluster_id": value, "request_id": "r-1"}))
+    assert request_ids_of(["r-1", value]) == ()
+
+
+def test_ids_of_requests_may_be_numbers_and_hold_any_letter() -> None:
+    assert request_ids_of([7, "a/b ?", None, ""]) == ("7", "a/b ?")

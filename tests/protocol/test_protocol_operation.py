@@ -24,6 +24,7 @@ from tensorpool_async.protocol.operation import (
     LASTING_404,
     LASTING_404_SECONDS,
     LASTING_NONSENSE,
+    LONGEST_INFO_TEXT,
     SHORTEST_404_DELAY,
     TRANSITIONS,
     MachineInput,
@@ -560,3 +561,30 @@ def test_an_operation_keeps_its_ids_once() -> None:
     assert nameless.info.object_id is None
     nameless.receive(says(200, ["no object"]), 0.0)
     assert not nameless.done
+
+
+def test_of_a_giant_answer_only_the_beginnings_of_its_texts_are_kept() -> None:
+    giant = "x" * 1_000_000
+    machine = following(None, resource_id=None)
+    receive(
+        machine, [request_is("B" + giant, "A" + giant, external_message=giant, object_id=giant, new=giant)]
+    )
+    assert machine.info is not None
+    assert machine.info.external_message == "x" * LONGEST_INFO_TEXT
+    assert machine.info.extra == {}
+    assert len(machine.ref.kind or "") == len(machine.info.status) == LONGEST_INFO_TEXT
+    assert machine.resource_id is None
+    receive(machine, [request_is("FAILED", external_message=giant)])
+    assert len(str(machine.error)) < 3 * LONGEST_INFO_TEXT
+
+    watched = watching()
+    receive(watched, [cluster_is(giant)])
+    assert watched.info is not None
+    assert watched.info.external_message == "x" * LONGEST_INFO_TEXT
+
+
+def test_of_an_answer_of_usual_size_everything_is_kept() -> None:
+    machine = following()
+    receive(machine, [request_is("PROCESSING", external_message="x" * 10_000, new="field")])
+    assert machine.info is not None
+    assert (machine.info.external_message, machine.info.extra) == ("x" * 10_000, {"new": "field"})
