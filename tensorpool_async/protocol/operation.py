@@ -380,11 +380,14 @@ class OperationMachine:
 
 def _shortened(info: RequestInfo) -> RequestInfo:
     """Cut the texts of a response: each operation keeps its last one, and thousands may be in flight."""
-    texts = {
-        name: value[:LONGEST_INFO_TEXT]
-        for name, value in attrs.asdict(info).items()
-        if isinstance(value, str)
-    }
-    texts["request_type"] = OperationKind(texts["request_type"])
-    texts["status"] = RequestStatus(texts["status"])
-    return attrs.evolve(info, **texts, extra={})
+    end = LONGEST_INFO_TEXT
+    return attrs.evolve(
+        info,
+        request_id=info.request_id and info.request_id[:end],
+        request_type=OperationKind(info.request_type[:end]),
+        status=RequestStatus(info.status[:end]),
+        created_at=info.created_at[:end],
+        object_id=info.object_id and info.object_id[:end],
+        external_message=info.external_message and info.external_message[:end],
+        extra={},
+    )

@@ -426,7 +426,7 @@ async def test_a_repr_is_printable_whatever_the_engine_calls_things(
     scripted.answer("POST /cluster/create", ids, status=202)
     op = await odd_tp.clusters.create("8xH100")
     assert op.resource_id == ids["cluster_id"]
-    destruction = odd_tp.clusters.destroy(op.resource_id)
+    destruction = odd_tp.clusters.destroy(ids["cluster_id"])
     assert repr(op).isprintable()
     assert repr(destruction).isprintable()
     destruction.close()
